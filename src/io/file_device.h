@@ -1,0 +1,53 @@
+// A file or block special file as a BlockDevice, with QEMU's image locks held for as long as it is open.
+#pragma once
+
+#include <atomic>
+#include <memory>
+
+#include "base/unique_fd.h"
+#include "io/block_device.h"
+#include "io/image_lock.h"
+
+namespace varve {
+
+enum class Access : uint8_t { kReadOnly, kReadWrite };
+
+class FileDevice final : public BlockDevice {
+ public:
+  // Opens `path` (O_CLOEXEC) and takes `lock` (docs/locking.md); kInUse when somebody's lock forbids it, with the
+  // holder in the notes where /proc/locks knows it. LockRequest::none() is for force-share readers only.
+  static Result<std::unique_ptr<FileDevice>> open(const std::string& path, Access access, LockRequest lock);
+  // Creates (or truncates, once the lock is held) a regular file, for reading and writing, with mode 0644 & ~umask as
+  // qemu-img does, or `mode` where given.
+  static Result<std::unique_ptr<FileDevice>> create(const std::string& path, LockRequest lock, unsigned mode = 0644);
+
+  Result<void> read_at(uint64_t offset, std::span<std::byte> buffer) override;
+  Result<void> write_at(uint64_t offset, std::span<const std::byte> data) override;
+  Result<void> write_zeroes(uint64_t offset, uint64_t length, ZeroMode mode) override;
+  Result<void> discard(uint64_t offset, uint64_t length) override;
+  Result<void> flush() override;
+  Result<uint64_t> size() override;
+  Result<void> resize(uint64_t new_size) override;
+  Result<std::vector<Extent>> extents(uint64_t offset, uint64_t length) override;  // SEEK_DATA, SEEK_HOLE
+  DeviceCapabilities capabilities() const override;
+  const std::string& name() const override { return path_; }
+
+  int fd() const { return fd_.get(); }
+  bool is_block_device() const { return is_block_device_; }
+  // Bytes that the file occupies on its file system (st_blocks), as `qemu-img info` prints "disk size".
+  Result<uint64_t> allocated_bytes() const;
+  // Changes the held lock, e.g. from a reader's to a writer's. On failure the old one is kept.
+  Result<void> relock(LockRequest lock);
+
+ private:
+  FileDevice(UniqueFd fd, std::string path, Access access, bool is_block_device);
+
+  UniqueFd fd_;
+  std::string path_;
+  Access access_;
+  bool is_block_device_;
+  std::atomic<bool> flush_failed_ = false;
+  std::optional<ImageLock> lock_;
+};
+
+}  // namespace varve

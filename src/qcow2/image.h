@@ -1,0 +1,84 @@
+// An open qcow2 image: the guest's disk as a BlockDevice, over the BlockDevice that holds the file.
+//
+// Reads go through the mapping (L1, L2, subclusters, compressed clusters) and fall through to the backing device.
+// Writes allocate and copy on write. Order on disk is always: refcounts and data, flush, L2 tables, flush, L1, so that a
+// crash leaves leaked clusters at worst. flush() makes all of it durable. Snapshots are changed through
+// qcow2/snapshot_transaction.h only.
+//
+// Threads: metadata under one mutex, data I/O outside it.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "io/block_device.h"
+#include "qcow2/header.h"
+#include "qcow2/snapshot_table.h"
+
+namespace varve::qcow2 {
+
+struct CreateOptions {
+  uint64_t size = 0;  // virtual size, bytes, a multiple of 512
+  uint32_t version = 3;
+  uint64_t cluster_size = 65536;
+  uint32_t refcount_bits = 16;
+  bool lazy_refcounts = false;
+  bool extended_l2 = false;
+  CompressionType compression_type = CompressionType::kZlib;
+  bool preallocate_metadata = false;
+  std::optional<std::string> backing_file;
+  std::optional<std::string> backing_format;
+};
+
+struct OpenOptions {
+  // Dirty or corrupt images, unknown crypt methods and external data files open for reading of metadata only; asking
+  // for write access to them is refused with the remedy.
+  bool writable = false;
+};
+
+// What deleting would give back, and what a point holds; bytes of the image file (docs/architecture.md, "Space").
+struct SnapshotUsage {
+  uint64_t referenced_bytes = 0;  // data clusters and L2 tables that the snapshot's tables reach, and its L1
+  uint64_t exclusive_bytes = 0;   // of these, held by nothing else
+};
+
+class Image final : public BlockDevice {
+ public:
+  static Result<std::unique_ptr<Image>> open(std::shared_ptr<BlockDevice> file, OpenOptions options);
+  // Writes a new image into `file` (empty, or to be overwritten).
+  static Result<void> create(BlockDevice& file, const CreateOptions& options);
+  ~Image() override;
+
+  // The device that shows through where nothing is allocated. Without one, zeroes.
+  void set_backing(std::shared_ptr<BlockDevice> backing);
+  const std::shared_ptr<BlockDevice>& backing() const;
+
+  const Header& header() const;
+  const std::vector<Snapshot>& snapshots() const;
+  BlockDevice& file();
+
+  // A read-only device that shows the disk as it was in snapshots()[index] (its own size, the same backing). Must not
+  // outlive the image; valid until the next snapshot commit.
+  Result<std::unique_ptr<BlockDevice>> open_snapshot(size_t index);
+  Result<SnapshotUsage> snapshot_usage(size_t index);
+
+  Result<void> read_at(uint64_t offset, std::span<std::byte> buffer) override;
+  Result<void> write_at(uint64_t offset, std::span<const std::byte> data) override;
+  // kMayUnmap frees clusters; kKeepAllocated keeps them where they are (v3). Whole clusters by their tables, edges by data.
+  Result<void> write_zeroes(uint64_t offset, uint64_t length, ZeroMode mode) override;
+  Result<void> discard(uint64_t offset, uint64_t length) override;
+  Result<void> flush() override;
+  Result<uint64_t> size() override;
+  Result<void> resize(uint64_t new_size) override;  // kUnsupported so far
+  Result<std::vector<Extent>> extents(uint64_t offset, uint64_t length) override;  // this layer only
+  DeviceCapabilities capabilities() const override;
+  const std::string& name() const override;
+
+ private:
+  friend class SnapshotTransaction;
+  struct State;
+  explicit Image(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace varve::qcow2

@@ -1,0 +1,72 @@
+// One-sector commits: any number of snapshot changes to one image, prepared in clusters that are free in the present
+// state, and made true by writing one sector (docs/architecture.md, "One-sector commits"; docs/journal.md).
+//
+//   auto t = TRY(SnapshotTransaction::begin(image));
+//   TRY(t.create({.name = "before-upgrade"}));
+//   auto prepared = TRY(t.prepare());          // long work; the image still reads as the old state, to anybody
+//   TRY(SnapshotTransaction::commit(image, prepared));   // one sector, two flushes; now it is the new state
+//   SnapshotTransaction::discard_freed(image, prepared); // gives the old metadata and freed data back; may fail harmlessly
+//
+// Several images: prepare all, write a journal record that holds every `before` and `after`, then commit all.
+#pragma once
+
+#include <array>
+#include <memory>
+
+#include "qcow2/image.h"
+
+namespace varve::qcow2 {
+
+struct SnapshotSpec {
+  std::string name;
+  uint32_t date_sec = 0;
+  uint32_t date_nsec = 0;
+};
+
+struct FileRange {
+  uint64_t offset = 0;  // bytes in the image file
+  uint64_t length = 0;
+};
+
+using HeaderSector = std::array<std::byte, kHeaderSectorSize>;
+
+struct PreparedCommit {
+  HeaderSector before{};
+  HeaderSector after{};
+  std::vector<FileRange> freed;  // in use before, free after; adjacent ones merged
+};
+
+class SnapshotTransaction {
+ public:
+  // The image must be open for writing; it is flushed first. One transaction at a time, no guest I/O until it ends.
+  static Result<SnapshotTransaction> begin(Image& image);
+  SnapshotTransaction(SnapshotTransaction&&) noexcept;
+  ~SnapshotTransaction();  // not prepared, or not committed: gives the shadow clusters back
+
+  // The table as it is going to be; indexes below refer to it.
+  const std::vector<Snapshot>& snapshots() const;
+
+  Result<void> create(const SnapshotSpec& spec);          // kAlreadyExists is the caller's question: qcow2 allows equal names
+  Result<void> revert(size_t index);                      // the active disk becomes the snapshot's, size included
+  Result<void> remove(std::span<const size_t> indexes);   // any number, in one pass over the tables
+  Result<void> rename(size_t index, const std::string& new_name);
+
+  // Writes everything but the header and flushes. On failure the image is as it was and the space is given back.
+  Result<PreparedCommit> prepare();
+
+  // Writes prepared.after over prepared.before and flushes, then reloads `image`. kInUse-like conflicts (the sector is
+  // neither) are kCorrupt. Idempotent: committing what is committed does nothing.
+  static Result<void> commit(Image& image, const PreparedCommit& prepared);
+  // The same on a bare device, for the journal's recovery.
+  static Result<void> commit_sector(BlockDevice& file, const HeaderSector& before, const HeaderSector& after);
+  static Result<void> discard_freed(Image& image, const PreparedCommit& prepared);
+  // Forgets a prepared commit that will not be made: gives its shadow clusters back.
+  static void abandon(Image& image, const PreparedCommit& prepared);
+
+ private:
+  struct State;
+  explicit SnapshotTransaction(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace varve::qcow2
