@@ -1,0 +1,84 @@
+#include "cli/command.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+
+#include "cli/version.h"
+
+namespace varve::cli {
+
+namespace {
+
+using AddNoun = void (*)(CLI::App&, Context&);
+
+// In the order of the help text.
+constexpr std::initializer_list<AddNoun> kNouns = {};
+
+int finish(Context& context, ExitCode code) {
+  if (!context.output.finish() && code == ExitCode::kDone) {
+    context.output.error("not everything was printed: standard output can't be written");
+    code = ExitCode::kFailed;
+  }
+  return static_cast<int>(code);
+}
+
+int run_action(Context& context) {
+  Result<ExitCode> result = context.action();
+  if (!result) {
+    context.output.error(result.error());
+    return finish(context, exit_code_of(result.error().kind));
+  }
+  return finish(context, *result);
+}
+
+// CLI11 says of an unknown noun or verb only that one is required.
+Error usage_error(const CLI::App& app, const CLI::ParseError& error) {
+  const CLI::App* command = &app;
+  std::string line = "varve";
+  while (!command->get_subcommands().empty()) {
+    command = command->get_subcommands().front();
+    line += " " + command->get_name();
+  }
+  std::string message = error.what();
+  const std::vector<std::string> unknown = command->remaining();
+  if (error.get_name() == "RequiredError" && !unknown.empty() && !command->get_subcommands({}).empty()) {
+    message = fmt::format("{} has no command '{}'", line, unknown.front());
+  }
+  return make_error(ErrorKind::kInvalidArgument, message)
+      .with_note(fmt::format("`{} --help` says what it takes", line));
+}
+
+}  // namespace
+
+int run_command(const std::vector<std::string>& arguments) {
+  Context context("varve");
+  CLI::App app("Snapshots of KVM/QEMU virtual machines", "varve");
+  app.set_version_flag("--version", version_text(), "Print the version and which optional parts are in");
+  app.set_help_all_flag("--help-all", "Print the help of every command");
+  app.add_option("-c,--connect", context.options.uri, "The host: dir:ROOT, qemu:///system, qemu+ssh://…")
+      ->type_name("URI");
+  app.add_flag("--json", context.options.json, "Print JSON");
+  app.add_flag("-q,--quiet", context.options.quiet, "Print errors only");
+  app.add_flag("-y,--yes", context.options.yes, "Don't ask");
+  app.add_flag("--dry-run", context.options.dry_run, "Print what would be done, and do nothing");
+  app.require_subcommand(1);
+  app.fallthrough();  // global options may also stand behind the verb
+  for (const AddNoun add : kNouns) add(app, context);
+
+  try {
+    std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());  // as CLI11 wants them
+    app.parse(reversed);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {  // --help, --version
+      app.exit(error);
+      return finish(context, ExitCode::kDone);
+    }
+    context.output.error(usage_error(app, error));
+    return finish(context, ExitCode::kUsage);
+  }
+  CHECK(context.action);
+  return run_action(context);
+}
+
+}  // namespace varve::cli

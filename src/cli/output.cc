@@ -1,0 +1,82 @@
+#include "cli/output.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+namespace varve::cli {
+
+namespace {
+
+// Bytes that a terminal would obey (C0, DEL) as \xNN; UTF-8 passes.
+std::string visible(std::string_view text) {
+  std::string result;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) {
+      result += fmt::format("\\x{:02x}", byte);
+    } else {
+      result += c;
+    }
+  }
+  return result;
+}
+
+}  // namespace
+
+std::string describe(const Error& error) {
+  std::string text = visible(error.message);
+  const bool names_path = error.path.empty() || error.message.find(error.path) != std::string::npos;
+  if (!names_path && error.offset) {
+    text += fmt::format(" ({}, offset {:#x})", visible(error.path), *error.offset);
+  } else if (!names_path) {
+    text += fmt::format(" ({})", visible(error.path));
+  } else if (error.offset) {
+    text += fmt::format(" (offset {:#x})", *error.offset);
+  }
+  for (const std::string& note : error.notes) text += "\n  " + visible(note);
+  return text;
+}
+
+void Output::print(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), out_);
+}
+
+void Output::error(const Error& error) {
+  this->error(describe(error));
+}
+
+void Output::error(std::string_view text) {
+  std::fflush(out_);  // keeps the order of lines where both go to one terminal or file
+  fmt::print(err_, "{}: {}\n", program_, text);
+}
+
+void Output::note(std::string_view text) {
+  std::fflush(out_);
+  std::fwrite(text.data(), 1, text.size(), err_);
+}
+
+bool Output::finish() {
+  return std::fflush(out_) == 0 && std::ferror(out_) == 0;
+}
+
+ProgressBar::ProgressBar(std::string title, bool wanted)
+    : title_(std::move(title)), drawing_(wanted && ::isatty(STDERR_FILENO) == 1) {}
+
+ProgressBar::~ProgressBar() {
+  if (drawing_ && last_percent_ >= 0) fmt::print(stderr, "\r\033[K");
+}
+
+void ProgressBar::update(uint64_t done, uint64_t total) {
+  if (!drawing_) return;
+  const double share = total == 0 ? 1.0 : static_cast<double>(done) / static_cast<double>(total);
+  const int percent = static_cast<int>(share * 100);
+  if (percent == last_percent_) return;
+  last_percent_ = percent;
+  constexpr size_t kWidth = 40;
+  const size_t filled = static_cast<size_t>(percent) * kWidth / 100;
+  fmt::print(stderr, "\r{} [{}{}] {:3d} %", title_, std::string(filled, '#'), std::string(kWidth - filled, ' '),
+             percent);
+  std::fflush(stderr);
+}
+
+}  // namespace varve::cli

@@ -1,0 +1,57 @@
+// Everything that the command says goes through here: results to standard output, errors and progress to standard
+// error. A message has the form of DESIGN's "Errors": one line that begins with the program's name, then indented
+// notes.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+
+namespace varve::cli {
+
+// The lines of `error` as they are printed, without the program's name: the message (with path and offset where it does
+// not name them itself), then every note, indented by two blanks. Control characters are made visible: names come from
+// strangers' files.
+std::string describe(const Error& error);
+
+class Output {
+ public:
+  // `program` begins every message: "varve", or "qemu-img" when called by that name.
+  explicit Output(std::string program, std::FILE* out = stdout, std::FILE* err = stderr)
+      : program_(std::move(program)), out_(out), err_(err) {}
+
+  const std::string& program() const { return program_; }
+  std::FILE* out() const { return out_; }
+
+  void print(std::string_view text);  // to standard output, as it is
+  void error(const Error& error);     // "varve: message" and its notes
+  void error(std::string_view text);  // "varve: text"
+  void note(std::string_view text);   // to standard error, as it is
+  // Whether everything printed has arrived; false for a full disk behind a redirection or a closed pipe.
+  bool finish();
+
+ private:
+  std::string program_;
+  std::FILE* out_;
+  std::FILE* err_;
+};
+
+// A bar on standard error while something long runs; draws only where that is a terminal, and wipes itself away.
+class ProgressBar {
+ public:
+  explicit ProgressBar(std::string title, bool wanted = true);
+  ProgressBar(const ProgressBar&) = delete;
+  ProgressBar& operator=(const ProgressBar&) = delete;
+  ~ProgressBar();
+  void update(uint64_t done, uint64_t total);
+
+ private:
+  std::string title_;
+  bool drawing_;
+  int last_percent_ = -1;
+};
+
+}  // namespace varve::cli

@@ -1,0 +1,10 @@
+// `varve --version`: the version, and which of the parts that a build can leave out are in.
+#pragma once
+
+#include <string>
+
+namespace varve::cli {
+
+std::string version_text();
+
+}  // namespace varve::cli
