@@ -4,11 +4,12 @@
 //
 // Contract, for all kinds:
 //  - Offsets and lengths are in bytes and need no alignment.
-//  - Bytes between a device's size and infinity read as an error; a format that wants zeroes there clips first.
+//  - Bytes between a device's size and infinity read as an error (kInvalidArgument); a format that wants zeroes there
+//    clips first.
 //  - A write past the end grows the device if capabilities().can_grow, else it fails with kInvalidArgument.
-//  - write_zeroes and discard never grow. After write_zeroes the range reads as zeroes. After discard it reads as
-//    zeroes (files, holes) or as whatever the format says (qcow2: zeroes or backing data); never as stale data that a
-//    later allocation could expose.
+//  - write_zeroes and discard never grow: what of the range lies past the end is left out. After write_zeroes the range
+//    reads as zeroes. After discard it reads as zeroes (files, holes) or as whatever the format says (qcow2: zeroes or
+//    backing data); never as stale data that a later allocation could expose.
 //  - A completed write is visible to later reads at once and is on stable storage after the next successful flush.
 //    After a failed flush the device refuses further writes (kIo): nobody knows what is on the disk.
 //  - Calls from several threads are safe where they touch different ranges.
@@ -39,9 +40,9 @@ struct Extent {
 
 struct DeviceCapabilities {
   bool can_write = false;
-  bool can_grow = false;      // resize up, writes past the end
-  bool can_discard = false;   // discard gives space back
-  bool has_extents = false;   // extents() knows more than "all data"
+  bool can_grow = false;     // resize up, writes past the end
+  bool can_discard = false;  // discard gives space back
+  bool has_extents = false;  // extents() knows more than "all data"
 };
 
 enum class ZeroMode : uint8_t {

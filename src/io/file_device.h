@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 
 #include "base/unique_fd.h"
 #include "io/block_device.h"
@@ -15,17 +16,20 @@ enum class Access : uint8_t { kReadOnly, kReadWrite };
 class FileDevice final : public BlockDevice {
  public:
   // Opens `path` (O_CLOEXEC) and takes `lock` (docs/locking.md); kInUse when somebody's lock forbids it, with the
-  // holder in the notes where /proc/locks knows it. LockRequest::none() is for force-share readers only.
+  // holder in the notes where /proc knows it. LockRequest::none() is for force-share readers only. Anything but a
+  // regular file or a block special file is kInvalidArgument.
   static Result<std::unique_ptr<FileDevice>> open(const std::string& path, Access access, LockRequest lock);
   // Creates (or truncates, once the lock is held) a regular file, for reading and writing, with mode 0644 & ~umask as
-  // qemu-img does, or `mode` where given.
+  // qemu-img does, or `mode` where given. An existing block special file is opened and left as it is.
   static Result<std::unique_ptr<FileDevice>> create(const std::string& path, LockRequest lock, unsigned mode = 0644);
 
   Result<void> read_at(uint64_t offset, std::span<std::byte> buffer) override;
   Result<void> write_at(uint64_t offset, std::span<const std::byte> data) override;
   Result<void> write_zeroes(uint64_t offset, uint64_t length, ZeroMode mode) override;
   Result<void> discard(uint64_t offset, uint64_t length) override;
-  Result<void> flush() override;
+  Result<void> flush() override;  // fdatasync
+  // Like flush, and the inode's times too (fsync): the journal recognises an image that was touched by its mtime.
+  Result<void> sync_all();
   Result<uint64_t> size() override;
   Result<void> resize(uint64_t new_size) override;
   Result<std::vector<Extent>> extents(uint64_t offset, uint64_t length) override;  // SEEK_DATA, SEEK_HOLE
@@ -41,13 +45,23 @@ class FileDevice final : public BlockDevice {
 
  private:
   FileDevice(UniqueFd fd, std::string path, Access access, bool is_block_device);
+  static Result<std::unique_ptr<FileDevice>> open_with(const std::string& path, Access access, int flags, unsigned mode,
+                                                       LockRequest lock);
+
+  Result<void> check_writable(const char* doing, uint64_t offset, uint64_t length) const;
+  Result<void> sync_with(int (*sync)(int), const char* call);
+  Result<void> clear_range(uint64_t offset, uint64_t length, std::span<const int> fallocate_modes);
+  Result<void> write_zero_bytes(uint64_t offset, uint64_t length);
+  Error failed(int err, const char* doing, uint64_t length, uint64_t offset) const;
 
   UniqueFd fd_;
   std::string path_;
   Access access_;
   bool is_block_device_;
+  uint32_t zero_alignment_ = 1;  // block special files clear whole sectors only
   std::atomic<bool> flush_failed_ = false;
-  std::optional<ImageLock> lock_;
+  std::atomic<bool> can_punch_holes_ = true;  // until the file system says no
+  std::optional<ImageLock> lock_;             // after fd_: is released first
 };
 
 }  // namespace varve

@@ -24,9 +24,13 @@ class MemoryDevice final : public BlockDevice {
   DeviceCapabilities capabilities() const override { return {true, true, true, true}; }
   const std::string& name() const override { return name_; }
 
+  // An independent copy with the same contents.
   std::unique_ptr<MemoryDevice> clone() const;
 
  private:
+  void zero(uint64_t offset, uint64_t length, bool keep_pages);
+  std::byte* page(uint64_t index);
+
   static constexpr uint64_t kPage = 4096;
   mutable std::mutex mutex_;
   std::string name_;

@@ -1,0 +1,309 @@
+#include "io/file_device.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <limits>
+
+#include "base/checked.h"
+
+namespace varve {
+namespace {
+
+constexpr uint64_t kMaxOffset = static_cast<uint64_t>(std::numeric_limits<off_t>::max());
+constexpr size_t kZeroBufferSize = 256 * 1024;
+
+bool means_unsupported(int err) {
+  return err == EOPNOTSUPP || err == ENOSYS || err == ENOTTY || err == ENODEV;
+}
+
+Error invalid(std::string message, const std::string& path, std::optional<uint64_t> offset) {
+  Error e = make_error(ErrorKind::kInvalidArgument, std::move(message));
+  e.path = path;
+  e.offset = offset;
+  return e;
+}
+
+int call_fallocate(int fd, int mode, uint64_t offset, uint64_t length) {
+  int r;
+  do {
+    r = ::fallocate(fd, mode, static_cast<off_t>(offset), static_cast<off_t>(length));
+  } while (r != 0 && errno == EINTR);
+  return r == 0 ? 0 : errno;
+}
+
+void append(std::vector<Extent>& extents, Extent next) {
+  if (next.length == 0) return;
+  if (!extents.empty() && extents.back().kind == next.kind) {
+    extents.back().length += next.length;
+  } else {
+    extents.push_back(next);
+  }
+}
+
+}  // namespace
+
+Result<std::unique_ptr<FileDevice>> FileDevice::open(const std::string& path, Access access, LockRequest lock) {
+  // O_NONBLOCK: a named pipe in an image's place is refused below instead of waited for.
+  return open_with(path, access, O_NONBLOCK, 0, lock);
+}
+
+Result<std::unique_ptr<FileDevice>> FileDevice::create(const std::string& path, LockRequest lock, unsigned mode) {
+  auto device = TRY(open_with(path, Access::kReadWrite, O_CREAT | O_NONBLOCK, mode, lock));
+  if (!device->is_block_device_ && ::ftruncate(device->fd(), 0) != 0) {
+    return system_error(errno, fmt::format("cannot truncate '{}'", path), path);
+  }
+  return device;
+}
+
+Result<std::unique_ptr<FileDevice>> FileDevice::open_with(const std::string& path, Access access, int flags,
+                                                          unsigned mode, LockRequest lock) {
+  const char* doing = (flags & O_CREAT) != 0 ? "create" : "open";
+  flags |= O_CLOEXEC | O_NOCTTY | (access == Access::kReadWrite ? O_RDWR : O_RDONLY);
+  int fd;
+  do {
+    fd = ::open(path.c_str(), flags, mode);
+  } while (fd < 0 && errno == EINTR);
+  if (fd < 0) return system_error(errno, fmt::format("cannot {} '{}'", doing, path), path);
+  UniqueFd owned(fd);
+
+  struct stat st = {};
+  if (::fstat(fd, &st) != 0) return system_error(errno, fmt::format("cannot {} '{}'", doing, path), path);
+  if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
+    return invalid(fmt::format("cannot {} '{}': it is neither a file nor a block device", doing, path), path, {});
+  }
+  std::unique_ptr<FileDevice> device(new FileDevice(std::move(owned), path, access, S_ISBLK(st.st_mode)));
+  device->lock_ = TRY(ImageLock::acquire(fd, path, lock));
+  return device;
+}
+
+FileDevice::FileDevice(UniqueFd fd, std::string path, Access access, bool is_block_device)
+    : fd_(std::move(fd)), path_(std::move(path)), access_(access), is_block_device_(is_block_device) {
+  int sector = 0;
+  if (is_block_device_) {
+    zero_alignment_ = ::ioctl(fd_.get(), BLKSSZGET, &sector) == 0 && sector > 0 ? static_cast<uint32_t>(sector) : 512;
+  }
+}
+
+Error FileDevice::failed(int err, const char* doing, uint64_t length, uint64_t offset) const {
+  Error e =
+      system_error(err, fmt::format("cannot {} {} bytes at offset {} of '{}'", doing, length, offset, path_), path_);
+  e.offset = offset;
+  return e;
+}
+
+Result<void> FileDevice::read_at(uint64_t offset, std::span<std::byte> buffer) {
+  if (offset > kMaxOffset || buffer.size() > kMaxOffset - offset) return failed(EINVAL, "read", buffer.size(), offset);
+  const uint64_t whole = buffer.size();
+  uint64_t position = offset;
+  while (!buffer.empty()) {
+    const ssize_t n = ::pread(fd_.get(), buffer.data(), buffer.size(), static_cast<off_t>(position));
+    if (n < 0) {
+      if (errno == EINTR) continue;
+      return failed(errno, "read", whole, offset);
+    }
+    if (n == 0) {
+      return invalid(
+          fmt::format("cannot read {} bytes at offset {} of '{}': the file ends at {}", whole, offset, path_, position),
+          path_, offset);
+    }
+    buffer = buffer.subspan(static_cast<size_t>(n));
+    position += static_cast<uint64_t>(n);
+  }
+  return {};
+}
+
+Result<void> FileDevice::check_writable(const char* doing, uint64_t offset, uint64_t length) const {
+  if (access_ != Access::kReadWrite) {
+    Error e =
+        make_error(ErrorKind::kPermission, fmt::format("cannot {} '{}': it is open for reading only", doing, path_));
+    e.path = path_;
+    return e;
+  }
+  if (flush_failed_) {
+    Error e = make_error(
+        ErrorKind::kIo,
+        fmt::format("cannot {} '{}': an earlier flush failed, so nobody knows what is on the disk", doing, path_));
+    e.path = path_;
+    e.offset = offset;
+    e.notes.push_back("find the reason in the kernel's log, then check the image");
+    return e;
+  }
+  if (offset > kMaxOffset || length > kMaxOffset - offset) return failed(EFBIG, doing, length, offset);
+  return {};
+}
+
+Result<void> FileDevice::write_at(uint64_t offset, std::span<const std::byte> data) {
+  TRY(check_writable("write", offset, data.size()));
+  const uint64_t whole = data.size();
+  if (is_block_device_ && offset + whole > TRY(size())) {
+    return invalid(
+        fmt::format("cannot write {} bytes at offset {} of '{}': the block device ends before", whole, offset, path_),
+        path_, offset);
+  }
+  uint64_t position = offset;
+  while (!data.empty()) {
+    const ssize_t n = ::pwrite(fd_.get(), data.data(), data.size(), static_cast<off_t>(position));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return failed(errno, "write", whole, offset);
+    if (n == 0) return failed(ENOSPC, "write", whole, offset);
+    data = data.subspan(static_cast<size_t>(n));
+    position += static_cast<uint64_t>(n);
+  }
+  return {};
+}
+
+Result<void> FileDevice::write_zero_bytes(uint64_t offset, uint64_t length) {
+  static constexpr std::array<std::byte, kZeroBufferSize> kZeroes{};
+  while (length > 0) {
+    const size_t n = static_cast<size_t>(std::min<uint64_t>(length, kZeroBufferSize));
+    TRY(write_at(offset, std::span(kZeroes).first(n)));
+    offset += n;
+    length -= n;
+  }
+  return {};
+}
+
+// Makes the range, clipped to the file, read as zeroes with the first of the modes that the file system knows, and by
+// writing where it knows none. Block special files take whole sectors; what is left at the edges is written.
+Result<void> FileDevice::clear_range(uint64_t offset, uint64_t length, std::span<const int> fallocate_modes) {
+  const uint64_t end_of_file = TRY(size());
+  if (offset >= end_of_file) return {};
+  length = std::min(length, end_of_file - offset);
+  const uint64_t first = std::min(align_up(offset, zero_alignment_), offset + length);
+  const uint64_t last = std::max(align_down(offset + length, zero_alignment_), first);
+  TRY(write_zero_bytes(offset, first - offset));
+  TRY(write_zero_bytes(last, offset + length - last));
+  if (first == last) return {};
+  for (const int mode : fallocate_modes) {
+    const bool punch = (mode & FALLOC_FL_PUNCH_HOLE) != 0;
+    if (punch && !can_punch_holes_) continue;
+    const int err = call_fallocate(fd_.get(), mode, first, last - first);
+    if (err == 0) return {};
+    if (!means_unsupported(err)) return failed(err, "clear", last - first, first);
+    if (punch) can_punch_holes_ = false;
+  }
+  return write_zero_bytes(first, last - first);
+}
+
+Result<void> FileDevice::write_zeroes(uint64_t offset, uint64_t length, ZeroMode mode) {
+  TRY(check_writable("write zeroes to", offset, length));
+  static constexpr std::array kUnmap = {FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                        FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE};
+  static constexpr std::array kKeep = {FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE};
+  if (mode == ZeroMode::kKeepAllocated) return clear_range(offset, length, kKeep);
+  return clear_range(offset, length, kUnmap);
+}
+
+// A hole is the only discard that promises zeroes: BLKDISCARD leaves undefined bytes behind, whereas punching a hole in
+// a block special file unmaps where the device then reads as zeroes (BLKZEROOUT's semantics), and writes elsewhere.
+Result<void> FileDevice::discard(uint64_t offset, uint64_t length) {
+  return write_zeroes(offset, length, ZeroMode::kMayUnmap);
+}
+
+Result<void> FileDevice::flush() {
+  return sync_with(&::fdatasync, "flush");
+}
+
+Result<void> FileDevice::sync_all() {
+  return sync_with(&::fsync, "sync");
+}
+
+// A failed flush is never tried again: the kernel has marked the pages clean, and a second one would "succeed".
+Result<void> FileDevice::sync_with(int (*sync)(int), const char* call) {
+  if (access_ == Access::kReadOnly) return {};
+  TRY(check_writable(call, 0, 0));
+  int r;
+  do {
+    r = sync(fd_.get());
+  } while (r != 0 && errno == EINTR);
+  if (r == 0) return {};
+  flush_failed_ = true;
+  return system_error(errno, fmt::format("cannot {} '{}'", call, path_), path_);
+}
+
+Result<uint64_t> FileDevice::size() {
+  if (is_block_device_) {
+    uint64_t bytes = 0;
+    if (::ioctl(fd_.get(), BLKGETSIZE64, &bytes) == 0) return bytes;
+  } else {
+    struct stat st = {};
+    if (::fstat(fd_.get(), &st) == 0) return static_cast<uint64_t>(st.st_size);
+  }
+  return system_error(errno, fmt::format("cannot tell the size of '{}'", path_), path_);
+}
+
+Result<void> FileDevice::resize(uint64_t new_size) {
+  TRY(check_writable("resize", new_size, 0));
+  if (is_block_device_) {
+    const uint64_t present = TRY(size());
+    if (present == new_size) return {};
+    Error e = make_error(ErrorKind::kUnsupported,
+                         fmt::format("cannot resize '{}' from {} to {} bytes: a block device has the size it has",
+                                     path_, present, new_size));
+    e.path = path_;
+    return e;
+  }
+  int r;
+  do {
+    r = ::ftruncate(fd_.get(), static_cast<off_t>(new_size));
+  } while (r != 0 && errno == EINTR);
+  if (r != 0) return system_error(errno, fmt::format("cannot resize '{}' to {} bytes", path_, new_size), path_);
+  return {};
+}
+
+Result<std::vector<Extent>> FileDevice::extents(uint64_t offset, uint64_t length) {
+  std::vector<Extent> result;
+  const uint64_t end_of_file = TRY(size());
+  if (offset >= end_of_file) return result;
+  const uint64_t end = offset + std::min(length, end_of_file - offset);
+  uint64_t position = offset;
+  while (position < end) {
+    const off_t data =
+        is_block_device_ ? static_cast<off_t>(position) : ::lseek(fd_.get(), static_cast<off_t>(position), SEEK_DATA);
+    if (data < 0 && errno == ENXIO) {  // no data from here to the end
+      append(result, {position, end - position, ExtentKind::kZero});
+      break;
+    }
+    if (data < 0 && errno != EINVAL) return failed(errno, "map", end - position, position);
+    const uint64_t data_start = data < 0 ? position : std::min(static_cast<uint64_t>(data), end);
+    append(result, {position, data_start - position, ExtentKind::kZero});
+    if (data_start == end) break;
+
+    const off_t hole =
+        is_block_device_ || data < 0 ? -1 : ::lseek(fd_.get(), static_cast<off_t>(data_start), SEEK_HOLE);
+    // Without a hole (or an answer: the file may have shrunk meanwhile) the rest is data.
+    const uint64_t data_end = hole < 0 ? end : std::min(static_cast<uint64_t>(hole), end);
+    append(result, {data_start, data_end - data_start, ExtentKind::kData});
+    position = data_end;
+  }
+  return result;
+}
+
+DeviceCapabilities FileDevice::capabilities() const {
+  const bool writable = access_ == Access::kReadWrite;
+  return {.can_write = writable,
+          .can_grow = writable && !is_block_device_,
+          .can_discard = writable && can_punch_holes_,
+          .has_extents = !is_block_device_};
+}
+
+Result<uint64_t> FileDevice::allocated_bytes() const {
+  struct stat st = {};
+  if (::fstat(fd_.get(), &st) != 0) return system_error(errno, fmt::format("cannot examine '{}'", path_), path_);
+  return static_cast<uint64_t>(st.st_blocks) * 512;
+}
+
+Result<void> FileDevice::relock(LockRequest lock) {
+  return lock_->change(lock);
+}
+
+}  // namespace varve
