@@ -3,9 +3,9 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
-#include <sys/statfs.h>
 #include <unistd.h>
 
+#include "support/mounted_file_system.h"
 #include "support/process.h"
 #include "support/temp_dir.h"
 
@@ -171,34 +171,12 @@ TEST_F(FileDeviceTest, ReadersBecomeWritersAndBack) {
   EXPECT_TRUE(FileDevice::open(path, Access::kReadOnly, LockRequest::format_reader()));
 }
 
-// A file system in memory, unmounted with the test.
-class MountedFileSystem {
- public:
-  MountedFileSystem(const test::TempDir& dir, const std::string& type, const std::string& options)
-      : point_(dir / ("mnt-" + type)) {
-    ::mkdir(point_.c_str(), 0755);
-    const auto result = test::run({"mount", "-t", type, "-o", options, type, point_});
-    mounted_ = result.exit_code == 0;
-    EXPECT_TRUE(mounted_) << result.err;
-  }
-  MountedFileSystem(const MountedFileSystem&) = delete;
-  MountedFileSystem& operator=(const MountedFileSystem&) = delete;
-  ~MountedFileSystem() {
-    if (mounted_) test::run({"umount", point_});
-  }
-  std::string operator/(const std::string& name) const { return point_ + "/" + name; }
-
- private:
-  std::string point_;
-  bool mounted_ = false;
-};
-
 // tmpfs punches holes but has no ZERO_RANGE; ramfs has neither.
 TEST_F(FileDeviceTest, ZeroesAreWrittenWhereTheFileSystemCannotMakeThem) {
   REQUIRES_ROOT();
   for (const std::string type : {"tmpfs", "ramfs"}) {
     SCOPED_TRACE(type);
-    const MountedFileSystem mount(dir_, type, "mode=0755");
+    const test::MountedFileSystem mount(type, "mode=0755");
     auto device = FileDevice::create(mount / "disk.img", LockRequest::format_writer());
     ASSERT_TRUE(device) << device.error().message;
     ASSERT_TRUE((*device)->write_at(0, bytes(1 << 20, 9)));
@@ -214,7 +192,7 @@ TEST_F(FileDeviceTest, ZeroesAreWrittenWhereTheFileSystemCannotMakeThem) {
 
 TEST_F(FileDeviceTest, AFullFileSystemIsNoSpaceAtTheOffset) {
   REQUIRES_ROOT();
-  const MountedFileSystem mount(dir_, "tmpfs", "size=256k");
+  const test::MountedFileSystem mount("tmpfs", "size=256k");
   auto device = FileDevice::create(mount / "disk.img", LockRequest::format_writer());
   ASSERT_TRUE(device);
   const auto r = (*device)->write_at(4096, bytes(1 << 20, 9));
