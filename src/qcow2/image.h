@@ -78,6 +78,7 @@ class Image final : public BlockDevice {
   friend class SnapshotTransaction;
   struct State;
   explicit Image(std::unique_ptr<State> state);
+  Result<bool> reads_as_zero(uint64_t offset, uint64_t length);
   std::unique_ptr<State> state_;
 };
 

@@ -1,0 +1,17 @@
+// Compressed clusters (qcow2 specification, "Compressed Clusters Descriptor"): from their bytes to the cluster.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "base/result.h"
+#include "qcow2/header.h"
+
+namespace varve::qcow2 {
+
+// Fills all of `cluster` from `input`, which may have anything behind the compressed stream. zlib: raw deflate with a
+// window of 4 KiB, which is all that QEMU inflates; zstd: one frame or several. kCorrupt without image name or offset
+// (the caller knows them) when the stream is broken or too short. Never writes past `cluster`.
+Result<void> decompress_cluster(CompressionType type, std::span<const std::byte> input, std::span<std::byte> cluster);
+
+}  // namespace varve::qcow2

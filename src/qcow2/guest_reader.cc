@@ -1,0 +1,115 @@
+#include "qcow2/guest_reader.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "qcow2/compressed_cluster.h"
+#include "qcow2/corruption.h"
+
+namespace varve::qcow2 {
+namespace {
+
+void fill_zero(std::span<std::byte> buffer) {
+  if (!buffer.empty()) std::memset(buffer.data(), 0, buffer.size());
+}
+
+// The mapping's L2 tables in memory, for readers.
+constexpr size_t kCacheBytes = size_t{32} << 20;
+
+}  // namespace
+
+Result<void> read_backing(BlockDevice* backing, uint64_t offset, std::span<std::byte> buffer) {
+  if (backing == nullptr) {
+    fill_zero(buffer);
+    return {};
+  }
+  const uint64_t size = TRY(backing->size());
+  const uint64_t there = offset < size ? std::min<uint64_t>(buffer.size(), size - offset) : 0;
+  if (there != 0) TRY(backing->read_at(offset, buffer.first(there)));
+  fill_zero(buffer.subspan(there));
+  return {};
+}
+
+// A data cluster may lie (partly) behind the end of the file: preallocated images end early. It reads as zeroes there.
+Result<void> GuestReader::read_data(uint64_t host_offset, std::span<std::byte> buffer) {
+  return read_backing(&file_, host_offset, buffer);
+}
+
+void GuestReader::forget_decompressed() {
+  const std::lock_guard guard(decompressed_lock_);
+  decompressed_entry_ = 0;
+}
+
+Result<void> GuestReader::read_compressed(const EntryFormat& format, uint64_t entry, uint64_t in_cluster,
+                                          std::span<std::byte> buffer) {
+  const std::lock_guard guard(decompressed_lock_);
+  if (decompressed_entry_ != entry) {
+    decompressed_entry_ = 0;
+    const CompressedRange range = format.compressed_range(entry);
+    const uint64_t file_size = TRY(file_.size());
+    if (range.offset >= file_size)
+      return corruption(file_.name(), range.offset,
+                        fmt::format("compressed cluster at offset {:#x} lies outside of the file", range.offset));
+    std::vector<std::byte> input(std::min(range.length, file_size - range.offset));
+    TRY(file_.read_at(range.offset, input));
+    decompressed_.resize(format.cluster_size());
+    if (auto r = decompress_cluster(compression_, input, decompressed_); !r)
+      return corruption(file_.name(), range.offset, r.error().message);
+    decompressed_entry_ = entry;
+  }
+  std::memcpy(buffer.data(), &decompressed_[in_cluster], buffer.size());
+  return {};
+}
+
+Result<void> GuestReader::read(Mapping& mapping, std::mutex* mapping_lock, BlockDevice* backing, uint64_t offset,
+                               std::span<std::byte> buffer) {
+  while (!buffer.empty()) {
+    std::unique_lock<std::mutex> lock;
+    if (mapping_lock != nullptr) lock = std::unique_lock(*mapping_lock);
+    const MappedRun run = TRY(mapping.lookup(offset, buffer.size()));
+    if (lock) {
+      mapping.trim(kCacheBytes);
+      lock.unlock();
+    }
+    const auto piece = buffer.first(run.length);
+    switch (run.kind) {
+      case MappedRun::Kind::kUnallocated:
+        TRY(read_backing(backing, offset, piece));
+        break;
+      case MappedRun::Kind::kZero:
+        fill_zero(piece);
+        break;
+      case MappedRun::Kind::kData:
+        TRY(read_data(run.host_offset, piece));
+        break;
+      case MappedRun::Kind::kCompressed:
+        TRY(read_compressed(mapping.format(), run.compressed_entry, offset & (mapping.format().cluster_size() - 1), piece));
+        break;
+    }
+    offset += run.length;
+    buffer = buffer.subspan(run.length);
+  }
+  return {};
+}
+
+Result<std::vector<Extent>> mapping_extents(Mapping& mapping, std::mutex& mapping_lock, uint64_t offset, uint64_t end) {
+  std::vector<Extent> extents;
+  while (offset < end) {
+    const std::lock_guard lock(mapping_lock);
+    const MappedRun run = TRY(mapping.lookup(offset, end - offset));
+    mapping.trim(kCacheBytes);
+    ExtentKind kind = ExtentKind::kData;
+    if (run.kind == MappedRun::Kind::kUnallocated) kind = ExtentKind::kUnallocated;
+    if (run.kind == MappedRun::Kind::kZero) kind = ExtentKind::kZero;
+    if (!extents.empty() && extents.back().kind == kind)
+      extents.back().length += run.length;
+    else
+      extents.push_back({offset, run.length, kind});
+    offset += run.length;
+  }
+  return extents;
+}
+
+}  // namespace varve::qcow2

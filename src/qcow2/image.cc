@@ -1,0 +1,245 @@
+#include "qcow2/image.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/checked.h"
+#include "qcow2/corruption.h"
+#include "qcow2/image_state.h"
+
+namespace varve::qcow2 {
+namespace {
+
+Error out_of_range(const std::string& name, uint64_t offset, uint64_t length, uint64_t size) {
+  Error e = make_error(ErrorKind::kInvalidArgument,
+                       fmt::format("{}: {} bytes at {} lie outside of the disk of {} bytes", name, length, offset, size));
+  e.path = name;
+  e.offset = offset;
+  return e;
+}
+
+Result<void> check_range(const std::string& name, uint64_t offset, uint64_t length, uint64_t size) {
+  const auto end = checked_add(offset, length);
+  if (!end || *end > size) return out_of_range(name, offset, length, size);
+  return {};
+}
+
+Error read_only(const std::string& name) {
+  return make_error(ErrorKind::kPermission, fmt::format("{}: the image is open for reading only", name));
+}
+
+// What keeps guest data from being read: named once, for reads of any point.
+Result<void> check_readable(const Header& header, const std::string& name) {
+  if (header.crypt_method != CryptMethod::kNone)
+    return make_error(ErrorKind::kUnsupported, fmt::format("{}: encrypted images can't be read by this version", name));
+  if (header.has_data_file())
+    return make_error(ErrorKind::kUnsupported,
+                      fmt::format("{}: images with an external data file can't be read by this version", name));
+  return {};
+}
+
+Result<void> check_writable(const Header& header, const std::string& name) {
+  if (header.is_corrupt())
+    return corruption(name, 72, "the image is marked corrupt; it can't be written to")
+        .with_note(fmt::format("`qemu-img check -r all {}` repairs it; copy the file first", name));
+  if (header.is_dirty())
+    return corruption(name, 72, "the image was not closed cleanly (dirty bit): its refcounts can't be trusted")
+        .with_note(fmt::format("`qemu-img check -r all {}` rebuilds them", name));
+  return check_readable(header, name);
+}
+
+// The disk as it was at a snapshot.
+class SnapshotView final : public BlockDevice {
+ public:
+  SnapshotView(Mapping mapping, GuestReader& reader, BlockDevice* backing, uint64_t size, std::string name)
+      : mapping_(std::move(mapping)), reader_(reader), backing_(backing), size_(size), name_(std::move(name)) {}
+
+  Result<void> read_at(uint64_t offset, std::span<std::byte> buffer) override {
+    TRY(check_range(name_, offset, buffer.size(), size_));
+    return reader_.read(mapping_, &lock_, backing_, offset, buffer);
+  }
+  Result<void> write_at(uint64_t, std::span<const std::byte>) override { return read_only(name_); }
+  Result<void> write_zeroes(uint64_t, uint64_t, ZeroMode) override { return read_only(name_); }
+  Result<void> discard(uint64_t, uint64_t) override { return read_only(name_); }
+  Result<void> flush() override { return {}; }
+  Result<uint64_t> size() override { return size_; }
+  Result<void> resize(uint64_t) override { return read_only(name_); }
+  Result<std::vector<Extent>> extents(uint64_t offset, uint64_t length) override {
+    if (offset >= size_) return std::vector<Extent>{};
+    return mapping_extents(mapping_, lock_, offset, offset + std::min(length, size_ - offset));
+  }
+  DeviceCapabilities capabilities() const override { return {false, false, false, true}; }
+  const std::string& name() const override { return name_; }
+
+ private:
+  std::mutex lock_;
+  Mapping mapping_;
+  GuestReader& reader_;
+  BlockDevice* backing_;
+  uint64_t size_;
+  std::string name_;
+};
+
+}  // namespace
+
+Image::Image(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+Image::~Image() {
+  // Who wants to know whether it worked calls flush() before.
+  if (state_->writer) (void)flush();
+}
+
+Result<void> Image::State::load() {
+  header = TRY(read_header(*file));
+  snapshots = TRY(read_snapshot_table(*file, header));
+  mapping = TRY(Mapping::open(*file, EntryFormat(header), header.l1_table_offset, header.l1_size));
+  return {};
+}
+
+Result<std::unique_ptr<Image>> Image::open(std::shared_ptr<BlockDevice> file, OpenOptions options) {
+  auto state = std::make_unique<State>();
+  state->file = std::move(file);
+  state->writable = options.writable;
+  TRY(state->load());
+  state->reader = std::make_unique<GuestReader>(*state->file, state->header.compression_type);
+  if (options.writable) {
+    TRY(check_writable(state->header, state->file->name()));
+    for (size_t i = 0; i < state->mapping->l1().size(); ++i) TRY(state->mapping->table_offset(i));
+    state->writer = TRY(
+        ImageWriter::open(*state->file, state->header, *state->mapping, *state->reader, state->backing));
+    // Autoclear bits that we do not know would promise what our writes may break (specification, "Autoclear features").
+    if ((state->header.autoclear_features & ~uint64_t{kAutoclearKnown}) != 0) {
+      state->header.autoclear_features &= kAutoclearKnown;
+      std::array<std::byte, kHeaderSectorSize> sector;
+      TRY(state->file->read_at(0, sector));
+      patch_header_sector(state->header, sector);
+      TRY(state->file->write_at(0, sector));
+      TRY(state->file->flush());  // the cleared bits | the first write that could make them lie
+    }
+  }
+  return std::unique_ptr<Image>(new Image(std::move(state)));
+}
+
+void Image::set_backing(std::shared_ptr<BlockDevice> backing) { state_->backing = std::move(backing); }
+const std::shared_ptr<BlockDevice>& Image::backing() const { return state_->backing; }
+const Header& Image::header() const { return state_->header; }
+const std::vector<Snapshot>& Image::snapshots() const { return state_->snapshots; }
+BlockDevice& Image::file() { return *state_->file; }
+const std::string& Image::name() const { return state_->file->name(); }
+Result<uint64_t> Image::size() { return state_->header.size; }
+
+DeviceCapabilities Image::capabilities() const { return {state_->writable, false, state_->writable, true}; }
+
+Result<void> Image::resize(uint64_t) {
+  return make_error(ErrorKind::kUnsupported, fmt::format("{}: qcow2 images can't be resized by this version", name()));
+}
+
+Result<std::unique_ptr<BlockDevice>> Image::open_snapshot(size_t index) {
+  CHECK(index < state_->snapshots.size());
+  TRY(check_readable(state_->header, name()));
+  const Snapshot& s = state_->snapshots[index];
+  if (state_->writer) TRY(flush());
+  Mapping mapping = TRY(Mapping::open(*state_->file, EntryFormat(state_->header), s.l1_table_offset, s.l1_size));
+  return std::unique_ptr<BlockDevice>(new SnapshotView(std::move(mapping), *state_->reader, state_->backing.get(),
+                                                       s.disk_size.value_or(state_->header.size),
+                                                       fmt::format("{}@{}", name(), s.name)));
+}
+
+Result<void> Image::read_at(uint64_t offset, std::span<std::byte> buffer) {
+  TRY(check_range(name(), offset, buffer.size(), state_->header.size));
+  TRY(check_readable(state_->header, name()));
+  const std::shared_lock io(state_->io_lock);
+  return state_->reader->read(*state_->mapping, &state_->metadata_lock, state_->backing.get(), offset, buffer);
+}
+
+Result<void> Image::write_at(uint64_t offset, std::span<const std::byte> data) {
+  if (!state_->writer) return read_only(name());
+  TRY(check_range(name(), offset, data.size(), state_->header.size));
+  const std::shared_lock io(state_->io_lock);
+  while (!data.empty()) {
+    std::unique_lock lock(state_->metadata_lock);
+    uint64_t done = 0;
+    if (const auto place = TRY(state_->writer->find_in_place(offset, data.size())); place.length != 0) {
+      lock.unlock();
+      TRY(state_->file->write_at(place.host_offset, data.first(place.length)));
+      done = place.length;
+    } else {
+      // Two writes to one cluster must not both allocate it: the data goes out under the lock here.
+      done = TRY(state_->writer->write_allocating(offset, data));
+      if (state_->writer->wants_write_back()) TRY(state_->writer->write_back());
+    }
+    offset += done;
+    data = data.subspan(done);
+  }
+  return {};
+}
+
+// By the tables alone: true means zeroes, false means that nobody looked further.
+Result<bool> Image::reads_as_zero(uint64_t offset, uint64_t length) {
+  const bool has_backing = state_->header.backing_file.has_value() || state_->backing != nullptr;
+  for (const Extent& e : TRY(extents(offset, length)))
+    if (e.kind == ExtentKind::kData || (e.kind == ExtentKind::kUnallocated && has_backing)) return false;
+  return true;
+}
+
+Result<void> Image::write_zeroes(uint64_t offset, uint64_t length, ZeroMode mode) {
+  if (!state_->writer) return read_only(name());
+  TRY(check_range(name(), offset, length, state_->header.size));
+  const auto kind = mode == ZeroMode::kMayUnmap ? ImageWriter::ZeroKind::kUnmap : ImageWriter::ZeroKind::kKeepAllocated;
+  const uint64_t cluster_size = state_->header.cluster_size();
+  std::vector<std::byte> zeroes;
+  while (length != 0) {
+    uint64_t done = 0;
+    {
+      const std::lock_guard lock(state_->metadata_lock);
+      done = TRY(state_->writer->zero_by_table(offset, length, kind));
+      if (state_->writer->wants_write_back()) TRY(state_->writer->write_back());
+    }
+    if (done == 0) {  // a piece that the tables can't describe: up to the next border that they can
+      const uint64_t unit = state_->header.subcluster_size();
+      done = std::min(length, unit - offset % unit);
+      if (done == unit) done = std::min(length, cluster_size - offset % cluster_size);
+      if (!TRY(reads_as_zero(offset, done))) {
+        zeroes.resize(cluster_size);
+        TRY(write_at(offset, std::span(zeroes).first(done)));
+      }
+    }
+    offset += done;
+    length -= done;
+  }
+  return {};
+}
+
+Result<void> Image::discard(uint64_t offset, uint64_t length) {
+  if (!state_->writer) return read_only(name());
+  TRY(check_range(name(), offset, length, state_->header.size));
+  const uint64_t cluster_size = state_->header.cluster_size();
+  while (length != 0) {
+    const std::lock_guard lock(state_->metadata_lock);
+    uint64_t done = TRY(state_->writer->zero_by_table(offset, length, ImageWriter::ZeroKind::kDiscard));
+    if (state_->writer->wants_write_back()) TRY(state_->writer->write_back());
+    // What can't be let go by the tables keeps its contents: a discard is a hint.
+    if (done == 0) done = std::min(length, cluster_size - offset % cluster_size);
+    offset += done;
+    length -= done;
+  }
+  return {};
+}
+
+Result<void> Image::flush() {
+  if (!state_->writer) return {};
+  const std::unique_lock io(state_->io_lock);
+  const std::lock_guard lock(state_->metadata_lock);
+  TRY(state_->writer->write_back());
+  return state_->writer->release_freed();
+}
+
+Result<std::vector<Extent>> Image::extents(uint64_t offset, uint64_t length) {
+  if (offset >= state_->header.size) return std::vector<Extent>{};
+  return mapping_extents(*state_->mapping, state_->metadata_lock, offset,
+                         offset + std::min(length, state_->header.size - offset));
+}
+
+}  // namespace varve::qcow2

@@ -1,0 +1,35 @@
+// What an open image consists of; shared by the files that implement qcow2::Image and SnapshotTransaction.
+#pragma once
+
+#include <mutex>
+#include <shared_mutex>
+
+#include "qcow2/guest_reader.h"
+#include "qcow2/image.h"
+#include "qcow2/image_writer.h"
+#include "qcow2/mapping.h"
+#include "qcow2/refcounts.h"
+
+namespace varve::qcow2 {
+
+// Lock order: io_lock, then metadata_lock, then the reader's own.
+struct Image::State {
+  std::shared_ptr<BlockDevice> file;
+  std::shared_ptr<BlockDevice> backing;
+  Header header;
+  std::vector<Snapshot> snapshots;
+  bool writable = false;
+
+  std::mutex metadata_lock;  // mapping, writer
+  // Held shared while guest data is read or written in place, exclusively where clusters that such I/O may still be
+  // looking at are given away.
+  std::shared_mutex io_lock;
+  std::optional<Mapping> mapping;
+  std::unique_ptr<GuestReader> reader;
+  std::unique_ptr<ImageWriter> writer;  // where writable
+
+  // Reads header, snapshot table and L1 (again).
+  Result<void> load();
+};
+
+}  // namespace varve::qcow2

@@ -1,0 +1,376 @@
+#include "qcow2/image_writer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/checked.h"
+#include "qcow2/corruption.h"
+
+namespace varve::qcow2 {
+namespace {
+
+constexpr size_t kMaxDirtyBytes = size_t{32} << 20;
+constexpr uint64_t kAllSubclusters = 0xffffffff;
+
+// Bits [first, last) of 32.
+uint64_t subcluster_mask(uint64_t first, uint64_t last) {
+  return ((uint64_t{1} << last) - 1) & ~((uint64_t{1} << first) - 1);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ImageWriter>> ImageWriter::open(BlockDevice& file, Header& header, Mapping& mapping,
+                                                       GuestReader& reader,
+                                                       const std::shared_ptr<BlockDevice>& backing) {
+  Refcounts refcounts = TRY(Refcounts::open(file, header));
+  return std::unique_ptr<ImageWriter>(new ImageWriter(file, header, mapping, reader, backing, std::move(refcounts)));
+}
+
+Result<void> ImageWriter::reload_refcounts() {
+  CHECK(dirty_tables_.empty() && dirty_l1_.empty() && freed_.empty());
+  refcounts_ = TRY(Refcounts::open(file_, header_));
+  return {};
+}
+
+Result<ImageWriter::InPlace> ImageWriter::find_in_place(uint64_t offset, uint64_t length) {
+  if (failed_) return make_error(ErrorKind::kIo, fmt::format("{}: an earlier write failed; the image takes no more", file_.name()));
+  const uint64_t l1 = mapping_.l1_index(offset);
+  if ((mapping_.l1()[l1] & kEntryCopied) == 0) return InPlace{};
+  const EntryFormat& f = mapping_.format();
+  L2Table* table = TRY(mapping_.table(l1));
+  if (table == nullptr) return InPlace{};
+  // The stretch of entries that are ours alone, then what lookup() says of it: data, contiguous, allocated.
+  uint64_t index = mapping_.l2_index(offset);
+  const uint64_t in_cluster = offset & (cluster_size() - 1);
+  uint64_t ours = 0;
+  for (; index < mapping_.entries_per_table() && ours < in_cluster + length; ++index, ours += cluster_size()) {
+    const uint64_t entry = table->entry(f, index);
+    if ((entry & kEntryCopied) == 0 || f.kind(entry) != ClusterKind::kData) break;
+  }
+  if (ours <= in_cluster) return InPlace{};
+  const MappedRun run = TRY(mapping_.lookup(offset, std::min(length, ours - in_cluster)));
+  if (run.kind != MappedRun::Kind::kData) return InPlace{};
+  return InPlace{run.host_offset, run.length};
+}
+
+// The L2 table below an L1 entry, ours alone: made where there is none, copied where it is shared.
+Result<L2Table*> ImageWriter::writable_table(uint64_t l1_index) {
+  L2Table* table = TRY(mapping_.table(l1_index));
+  if (table != nullptr && (mapping_.l1()[l1_index] & kEntryCopied) != 0) return table;
+  L2Table fresh;
+  if (table != nullptr) {
+    fresh.words = table->words;
+    freed_.emplace_back(table->host_offset / cluster_size(), 1);
+  } else {
+    fresh.words.resize(cluster_size() / 8);
+  }
+  fresh.host_offset = TRY(refcounts_.allocate(1)) * cluster_size();
+  fresh.dirty = true;
+  mapping_.l1()[l1_index] = fresh.host_offset | kEntryCopied;
+  dirty_tables_.insert(l1_index);
+  dirty_l1_.insert(l1_index);
+  return mapping_.put(l1_index, std::move(fresh));
+}
+
+void ImageWriter::set_entry(L2Table& table, uint64_t index, uint64_t entry, uint64_t bitmap) {
+  const uint32_t words = mapping_.format().entry_words();
+  table.words[index * words] = entry;
+  if (words == 2) table.words[index * 2 + 1] = bitmap;
+  table.dirty = true;
+}
+
+// The reference that `entry` held is gone.
+Result<void> ImageWriter::drop_cluster(uint64_t entry) {
+  const EntryFormat& f = mapping_.format();
+  switch (f.kind(entry)) {
+    case ClusterKind::kUnallocated:
+    case ClusterKind::kZeroPlain:
+      return {};
+    case ClusterKind::kCompressed: {
+      const CompressedRange range = f.compressed_range(entry);
+      const uint64_t first = range.offset / cluster_size();
+      const uint64_t last = (range.offset + range.length - 1) / cluster_size();
+      freed_.emplace_back(first, last - first + 1);
+      return {};
+    }
+    case ClusterKind::kZeroAllocated:
+    case ClusterKind::kData: {
+      const uint64_t cluster = (entry & kOffsetMask) / cluster_size();
+      if (!freed_.empty() && freed_.back().first + freed_.back().second == cluster)
+        ++freed_.back().second;
+      else
+        freed_.emplace_back(cluster, 1);
+      return {};
+    }
+  }
+  return {};
+}
+
+// Writes `data` at guest `offset` into fresh clusters at `host` that stand for the guest from `guest_cluster` on, and
+// around it, up to the cluster borders, what the guest saw there before.
+Result<void> ImageWriter::write_clusters(uint64_t host, uint64_t guest_cluster, uint64_t offset,
+                                         std::span<const std::byte> data) {
+  const uint64_t head = offset - guest_cluster;
+  const uint64_t end = align_up(head + data.size(), cluster_size());
+  const uint64_t tail = end - head - data.size();
+  const auto old = [&](uint64_t guest, std::span<std::byte> buffer) -> Result<void> {
+    const uint64_t there = guest < header_.size ? std::min<uint64_t>(buffer.size(), header_.size - guest) : 0;
+    if (there < buffer.size()) std::memset(buffer.data() + there, 0, buffer.size() - there);
+    return reader_.read(mapping_, nullptr, backing_.get(), guest, buffer.first(there));
+  };
+  if (head == 0 && tail == 0) return file_.write_at(host, data);
+  // One write, so that a preallocated or reused cluster is never half old for longer than it must.
+  std::vector<std::byte> whole(end);
+  TRY(old(guest_cluster, std::span(whole).first(head)));
+  std::memcpy(&whole[head], data.data(), data.size());
+  TRY(old(offset + data.size(), std::span(whole).subspan(head + data.size())));
+  return file_.write_at(host, whole);
+}
+
+Result<uint64_t> ImageWriter::write_allocating(uint64_t offset, std::span<const std::byte> data) {
+  const uint64_t l1 = mapping_.l1_index(offset);
+  L2Table* table = TRY(writable_table(l1));
+  const uint64_t table_end = align_down(offset, header_.bytes_per_l2_table()) + header_.bytes_per_l2_table();
+  data = data.first(std::min<uint64_t>(data.size(), table_end - offset));
+  dirty_tables_.insert(l1);
+  return mapping_.format().extended ? write_extended(*table, offset, data) : write_standard(*table, offset, data);
+}
+
+Result<uint64_t> ImageWriter::write_standard(L2Table& table, uint64_t offset, std::span<const std::byte> data) {
+  const EntryFormat& f = mapping_.format();
+  const uint64_t guest_cluster = align_down(offset, cluster_size());
+  const uint64_t in_cluster = offset - guest_cluster;
+  const uint64_t first_index = mapping_.l2_index(offset);
+  const uint64_t wanted = div_round_up(in_cluster + data.size(), cluster_size());
+  const auto can_write_in_place = [&](uint64_t entry) {
+    return f.kind(entry) == ClusterKind::kData && (entry & kEntryCopied) != 0;
+  };
+
+  // A zero cluster that keeps its own place: fill the place, then take the flag away.
+  const uint64_t first_entry = table.entry(f, first_index);
+  if (f.kind(first_entry) == ClusterKind::kZeroAllocated && (first_entry & kEntryCopied) != 0) {
+    const auto piece = data.first(std::min<uint64_t>(data.size(), cluster_size() - in_cluster));
+    const uint64_t host = first_entry & kOffsetMask;
+    TRY(write_clusters(host, guest_cluster, offset, piece));
+    set_entry(table, first_index, host | kEntryCopied, 0);
+    return piece.size();
+  }
+
+  uint64_t count = 1;
+  while (count < wanted && first_index + count < mapping_.entries_per_table()) {
+    const uint64_t entry = table.entry(f, first_index + count);
+    if (can_write_in_place(entry) || f.kind(entry) == ClusterKind::kZeroAllocated) break;
+    ++count;
+  }
+  const auto [cluster, length] = TRY(refcounts_.allocate_up_to(count));
+  const auto piece = data.first(std::min<uint64_t>(data.size(), length * cluster_size() - in_cluster));
+  const uint64_t host = cluster * cluster_size();
+  if (auto written = write_clusters(host, guest_cluster, offset, piece); !written) {
+    freed_.emplace_back(cluster, length);  // never referenced
+    return std::move(written).error();
+  }
+  for (uint64_t i = 0; i < length; ++i) {
+    TRY(drop_cluster(table.entry(f, first_index + i)));
+    set_entry(table, first_index + i, (host + i * cluster_size()) | kEntryCopied, 0);
+  }
+  return piece.size();
+}
+
+Result<uint64_t> ImageWriter::write_extended(L2Table& table, uint64_t offset, std::span<const std::byte> data) {
+  const EntryFormat& f = mapping_.format();
+  const uint64_t guest_cluster = align_down(offset, cluster_size());
+  const uint64_t in_cluster = offset - guest_cluster;
+  const uint64_t index = mapping_.l2_index(offset);
+  const uint64_t entry = table.entry(f, index);
+  const uint64_t bitmap = table.bitmap(index);
+  const auto piece = data.first(std::min<uint64_t>(data.size(), cluster_size() - in_cluster));
+  const uint64_t subcluster = cluster_size() / 32;
+  const uint64_t first = in_cluster / subcluster;
+  const uint64_t last = div_round_up(in_cluster + piece.size(), subcluster);
+  const uint64_t touched = subcluster_mask(first, last);
+  const ClusterKind kind = f.kind(entry);
+
+  // The touched subclusters whole, the guest's bytes in the middle.
+  const auto read_around = [&](uint64_t from, uint64_t to, std::vector<std::byte>& buffer) -> Result<void> {
+    buffer.resize(to - from);
+    const uint64_t guest = guest_cluster + from;
+    const uint64_t there = guest < header_.size ? std::min<uint64_t>(buffer.size(), header_.size - guest) : 0;
+    TRY(reader_.read(mapping_, nullptr, backing_.get(), guest, std::span(buffer).first(there)));
+    std::memcpy(&buffer[in_cluster - from], piece.data(), piece.size());
+    return {};
+  };
+  std::vector<std::byte> buffer;
+  const uint64_t new_alloc = ((bitmap & kAllSubclusters) | touched) & kAllSubclusters;
+  const uint64_t new_zero = (bitmap >> 32) & ~touched;
+
+  if (kind == ClusterKind::kData && (entry & kEntryCopied) != 0) {  // our cluster, subclusters not allocated yet
+    TRY(read_around(first * subcluster, last * subcluster, buffer));
+    TRY(file_.write_at((entry & kOffsetMask) + first * subcluster, buffer));
+    set_entry(table, index, entry, new_alloc | new_zero << 32);
+    return piece.size();
+  }
+  const bool had_content = kind == ClusterKind::kData || kind == ClusterKind::kCompressed;
+  const uint64_t from = had_content ? 0 : first * subcluster;
+  const uint64_t to = had_content ? cluster_size() : last * subcluster;
+  TRY(read_around(from, to, buffer));
+  const uint64_t cluster = TRY(refcounts_.allocate(1));
+  if (auto written = file_.write_at(cluster * cluster_size() + from, buffer); !written) {
+    freed_.emplace_back(cluster, 1);
+    return std::move(written).error();
+  }
+  TRY(drop_cluster(entry));
+  const uint64_t new_bitmap = kind == ClusterKind::kCompressed ? kAllSubclusters : new_alloc | new_zero << 32;
+  set_entry(table, index, cluster * cluster_size() | kEntryCopied, new_bitmap);
+  return piece.size();
+}
+
+Result<uint64_t> ImageWriter::zero_by_table(uint64_t offset, uint64_t length, ZeroKind kind) {
+  if (failed_) return make_error(ErrorKind::kIo, fmt::format("{}: an earlier write failed; the image takes no more", file_.name()));
+  const bool to_end = offset + length >= header_.size;  // the last cluster may be cut by the disk's end
+  const uint64_t end = to_end ? align_up(header_.size, cluster_size()) : offset + length;
+  uint64_t done = offset;
+  while (done < end) {
+    const uint64_t in_cluster = done & (cluster_size() - 1);
+    const uint64_t piece = std::min(cluster_size() - in_cluster, end - done);
+    bool handled = false;
+    if (piece == cluster_size()) {
+      handled = TRY(zero_cluster(done, kind));
+    } else if (mapping_.format().extended && in_cluster % header_.subcluster_size() == 0 && piece >= header_.subcluster_size()) {
+      const uint64_t first = in_cluster / header_.subcluster_size();
+      const uint64_t whole = piece / header_.subcluster_size();
+      handled = TRY(zero_subclusters(done - in_cluster, first, first + whole, kind));
+      if (handled) {
+        done += whole * header_.subcluster_size();
+        continue;
+      }
+    }
+    if (!handled) break;
+    done += piece;
+  }
+  return std::min(done, offset + length) - offset;
+}
+
+Result<bool> ImageWriter::zero_cluster(uint64_t guest_cluster, ZeroKind kind) {
+  if (mapping_.format().extended) return zero_subclusters(guest_cluster, 0, 32, kind);
+  const EntryFormat& f = mapping_.format();
+  const bool has_backing = header_.backing_file.has_value() || backing_ != nullptr;
+  const uint64_t l1 = mapping_.l1_index(guest_cluster);
+  const uint64_t index = mapping_.l2_index(guest_cluster);
+  L2Table* table = TRY(mapping_.table(l1));
+  const uint64_t entry = table != nullptr ? table->entry(f, index) : 0;
+  const ClusterKind old = f.kind(entry);
+  if (old == ClusterKind::kUnallocated && !has_backing) return true;
+  if (old == ClusterKind::kZeroPlain || (old == ClusterKind::kZeroAllocated && kind == ZeroKind::kKeepAllocated)) return true;
+  // Version 2 knows no zero clusters: with a backing file behind, "unallocated" would let its data through.
+  if (f.version < 3 && has_backing) return false;
+  table = TRY(writable_table(l1));
+  dirty_tables_.insert(l1);
+  const bool keep = kind == ZeroKind::kKeepAllocated && f.version >= 3 && old == ClusterKind::kData && (entry & kEntryCopied) != 0;
+  if (keep) {
+    set_entry(*table, index, entry | kEntryZero, 0);
+    return true;
+  }
+  TRY(drop_cluster(entry));
+  set_entry(*table, index, f.version >= 3 ? kEntryZero : 0, 0);
+  return true;
+}
+
+Result<bool> ImageWriter::zero_subclusters(uint64_t guest_cluster, uint64_t first, uint64_t last, ZeroKind kind) {
+  const EntryFormat& f = mapping_.format();
+  const uint64_t l1 = mapping_.l1_index(guest_cluster);
+  const uint64_t index = mapping_.l2_index(guest_cluster);
+  L2Table* table = TRY(mapping_.table(l1));
+  const uint64_t entry = table != nullptr ? table->entry(f, index) : 0;
+  const bool whole = first == 0 && last == 32;
+  if (f.kind(entry) == ClusterKind::kCompressed && !whole) return false;  // compressed clusters have no subclusters
+  const uint64_t touched = subcluster_mask(first, last);
+  table = TRY(writable_table(l1));
+  dirty_tables_.insert(l1);
+  const uint64_t old_bitmap = f.kind(entry) == ClusterKind::kCompressed ? 0 : table->bitmap(index);
+  const uint64_t bitmap = (old_bitmap & ~touched) | touched << 32;
+  const bool drop = f.kind(entry) == ClusterKind::kCompressed || (whole && kind != ZeroKind::kKeepAllocated);
+  if (drop) TRY(drop_cluster(entry));
+  set_entry(*table, index, drop ? 0 : entry, bitmap);
+  return true;
+}
+
+bool ImageWriter::wants_write_back() const { return dirty_tables_.size() * cluster_size() > kMaxDirtyBytes; }
+
+Result<void> ImageWriter::write_back() {
+  if (failed_) return make_error(ErrorKind::kIo, fmt::format("{}: an earlier write failed; the image takes no more", file_.name()));
+  auto result = write_back_ordered();
+  if (!result) failed_ = true;
+  return result;
+}
+
+Result<void> ImageWriter::write_refcount_table() {
+  // A table in a new place is complete there before the header names it.
+  const auto bytes = refcounts_.table_bytes();
+  TRY(file_.write_at(refcounts_.table_offset(), bytes));
+  TRY(file_.flush());  // blocks and table | the header that points at them
+  refcounts_.set_table_written();
+  if (refcounts_.table_offset() == header_.refcount_table_offset) return {};
+  header_.refcount_table_offset = refcounts_.table_offset();
+  header_.refcount_table_clusters = refcounts_.table_clusters();
+  std::array<std::byte, kHeaderSectorSize> sector;
+  TRY(file_.read_at(0, sector));
+  patch_header_sector(header_, sector);
+  TRY(file_.write_at(0, sector));
+  TRY(file_.flush());  // the header | clusters that only the new table counts
+  for (const auto& old : refcounts_.superseded_tables()) freed_.push_back(old);
+  refcounts_.superseded_tables().clear();
+  return {};
+}
+
+Result<void> ImageWriter::write_back_ordered() {
+  if (refcounts_.any_dirty()) {
+    TRY(refcounts_.place_blocks());
+    TRY(refcounts_.write_dirty_blocks());
+    TRY(file_.flush());  // refcounts and guest data | whatever refers to them
+  }
+  if (refcounts_.table_changed()) TRY(write_refcount_table());
+  for (const uint64_t index : dirty_tables_) {
+    L2Table* table = TRY(mapping_.table(index));
+    if (!table->dirty) continue;
+    TRY(file_.write_at(table->host_offset, std::as_bytes(std::span(table->words))));
+    table->dirty = false;
+  }
+  dirty_tables_.clear();
+  if (!dirty_l1_.empty()) {
+    TRY(file_.flush());  // L2 tables | the L1 entries that point at them
+    for (const uint64_t index : dirty_l1_) {
+      const be64 entry = mapping_.l1()[index];
+      TRY(file_.write_at(header_.l1_table_offset + index * 8, std::as_bytes(std::span(&entry, 1))));
+    }
+    dirty_l1_.clear();
+  }
+  return file_.flush();  // all references | the release of what nothing refers to any more
+}
+
+Result<void> ImageWriter::release_freed() {
+  if (freed_.empty()) return {};
+  reader_.forget_decompressed();
+  std::vector<std::pair<uint64_t, uint64_t>> ranges;
+  std::swap(ranges, freed_);
+  for (const auto& [first, count] : ranges) {
+    TRY(refcounts_.decrement(first, count));
+    for (uint64_t c = first; c < first + count;) {
+      uint64_t end = c;
+      while (end < first + count && refcounts_.get_loaded(end) == 0) ++end;
+      if (end == c) {
+        ++c;
+        continue;
+      }
+      refcounts_.clusters_freed(c);
+      // Before the cluster can be given out again; a failure costs host space only.
+      (void)file_.discard(c * cluster_size(), (end - c) * cluster_size());
+      c = end;
+    }
+  }
+  TRY(refcounts_.place_blocks());
+  return refcounts_.write_dirty_blocks();
+}
+
+}  // namespace varve::qcow2

@@ -1,0 +1,82 @@
+// Guest writes: allocation, copy on write, zeroes, and the order in which all of it reaches the disk.
+//
+// Tables are changed in memory. write_back() brings them out: refcount blocks (and the guest data written so far),
+// flush, refcount table, flush, L2 tables, flush, L1 entries, flush. A crash in between leaves clusters that are counted
+// but not referenced: leaks. Clusters that lost a reference are counted down only after that (release_freed()), and
+// cannot be given out again before, so no crash can show one cluster to two owners.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <set>
+#include <span>
+
+#include "qcow2/guest_reader.h"
+#include "qcow2/mapping.h"
+#include "qcow2/refcounts.h"
+
+namespace varve::qcow2 {
+
+// All calls are made with the image's metadata lock held.
+class ImageWriter {
+ public:
+  // All references outlive the writer. `header` follows what the writer changes on disk.
+  static Result<std::unique_ptr<ImageWriter>> open(BlockDevice& file, Header& header, Mapping& mapping,
+                                                   GuestReader& reader, const std::shared_ptr<BlockDevice>& backing);
+
+  // Where the next guest bytes can be written without touching a table: {offset in the file, length}; length 0: nowhere.
+  struct InPlace {
+    uint64_t host_offset = 0;
+    uint64_t length = 0;
+  };
+  Result<InPlace> find_in_place(uint64_t offset, uint64_t length);
+  // Allocates for a first part of `data` and writes it; returns how many bytes that was.
+  Result<uint64_t> write_allocating(uint64_t offset, std::span<const std::byte> data);
+  // Makes a first part of [offset, offset+length) read as zeroes through the tables; returns how many bytes. 0: the
+  // tables can't say it (edges of clusters, v2 with a backing file), zero bytes have to be written.
+  enum class ZeroKind : uint8_t { kUnmap, kKeepAllocated, kDiscard };
+  Result<uint64_t> zero_by_table(uint64_t offset, uint64_t length, ZeroKind kind);
+
+  // Makes the tables durable; see above.
+  Result<void> write_back();
+  // Counts down what write_back() has made unreferenced and gives it back to the file system. No I/O may be under way
+  // that found its way through the old tables.
+  Result<void> release_freed();
+  // Dirty tables fill the memory: it is time for write_back().
+  bool wants_write_back() const;
+
+  // The refcounts as the snapshot transaction needs them: nothing dirty (after write_back and release_freed).
+  Refcounts& refcounts() { return refcounts_; }
+  Result<void> reload_refcounts();
+
+ private:
+  ImageWriter(BlockDevice& file, Header& header, Mapping& mapping, GuestReader& reader,
+              const std::shared_ptr<BlockDevice>& backing, Refcounts refcounts)
+      : file_(file), header_(header), mapping_(mapping), reader_(reader), backing_(backing), refcounts_(std::move(refcounts)) {}
+
+  Result<L2Table*> writable_table(uint64_t l1_index);
+  void set_entry(L2Table& table, uint64_t index, uint64_t entry, uint64_t bitmap);
+  Result<void> drop_cluster(uint64_t entry);
+  Result<void> write_clusters(uint64_t host, uint64_t guest_cluster, uint64_t offset, std::span<const std::byte> data);
+  Result<uint64_t> write_standard(L2Table& table, uint64_t offset, std::span<const std::byte> data);
+  Result<uint64_t> write_extended(L2Table& table, uint64_t offset, std::span<const std::byte> data);
+  Result<bool> zero_cluster(uint64_t guest_cluster, ZeroKind kind);
+  Result<bool> zero_subclusters(uint64_t guest_cluster, uint64_t first, uint64_t last, ZeroKind kind);
+  Result<void> write_back_ordered();
+  Result<void> write_refcount_table();
+
+  uint64_t cluster_size() const { return header_.cluster_size(); }
+
+  BlockDevice& file_;
+  Header& header_;
+  Mapping& mapping_;
+  GuestReader& reader_;
+  const std::shared_ptr<BlockDevice>& backing_;
+  Refcounts refcounts_;
+  std::set<uint64_t> dirty_tables_;  // L1 indexes
+  std::set<uint64_t> dirty_l1_;      // L1 indexes
+  std::vector<std::pair<uint64_t, uint64_t>> freed_;  // {first cluster, count}: one reference less each
+  bool failed_ = false;
+};
+
+}  // namespace varve::qcow2
