@@ -9,7 +9,9 @@
 namespace varve::qcow2 {
 namespace {
 
-Error broken(const std::string& why) { return make_error(ErrorKind::kCorrupt, "compressed cluster does not decode: " + why); }
+Error broken(const std::string& why) {
+  return make_error(ErrorKind::kCorrupt, "compressed cluster does not decode: " + why);
+}
 
 Result<void> inflate_cluster(std::span<const std::byte> input, std::span<std::byte> cluster) {
   z_stream stream{};

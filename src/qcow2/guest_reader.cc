@@ -85,7 +85,8 @@ Result<void> GuestReader::read(Mapping& mapping, std::mutex* mapping_lock, Block
         TRY(read_data(run.host_offset, piece));
         break;
       case MappedRun::Kind::kCompressed:
-        TRY(read_compressed(mapping.format(), run.compressed_entry, offset & (mapping.format().cluster_size() - 1), piece));
+        TRY(read_compressed(mapping.format(), run.compressed_entry, offset & (mapping.format().cluster_size() - 1),
+                            piece));
         break;
     }
     offset += run.length;

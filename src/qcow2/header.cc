@@ -212,9 +212,11 @@ Result<void> parse_fixed_part(BlockDevice& file, const RawHeader& raw, Header& h
   h.refcount_order = raw.refcount_order;
   h.header_length = raw.header_length;
   if (h.header_length < kV3Length || h.header_length > h.cluster_size() || h.header_length % 8 != 0)
-    return corrupt(file, 100, fmt::format("header length {} is outside of {} to {}", h.header_length, kV3Length,
-                                          h.cluster_size()));
-  if (h.refcount_order > 6) return corrupt(file, 96, fmt::format("refcount width 2^{} exceeds 64 bits", h.refcount_order));
+    return corrupt(
+        file, 100,
+        fmt::format("header length {} is outside of {} to {}", h.header_length, kV3Length, h.cluster_size()));
+  if (h.refcount_order > 6)
+    return corrupt(file, 96, fmt::format("refcount width 2^{} exceeds 64 bits", h.refcount_order));
   const uint8_t compression = h.header_length > kV3Length ? raw.compression_type : uint8_t{0};
   if (compression > 1) return corrupt(file, 104, fmt::format("unknown compression type {}", compression));
   h.compression_type = static_cast<CompressionType>(compression);
@@ -227,21 +229,25 @@ Result<void> check_limits(BlockDevice& file, const Header& h, uint64_t file_size
   if ((h.incompatible_features & kIncompatCompression) != 0 && h.compression_type == CompressionType::kZlib)
     return corrupt(file, 72, "the compression type feature bit is set for zlib");
   if (h.has_extended_l2() && h.cluster_bits < 14)
-    return corrupt(file, 20, fmt::format("extended L2 entries need clusters of 16 KiB or more, not {}", h.cluster_size()));
+    return corrupt(file, 20,
+                   fmt::format("extended L2 entries need clusters of 16 KiB or more, not {}", h.cluster_size()));
   const uint64_t l1_bytes = uint64_t{h.l1_size} * 8;
   if (l1_bytes > kMaxL1Bytes)
     return corrupt(file, 36, fmt::format("L1 table of {} entries exceeds the limit of {}", h.l1_size, kMaxL1Bytes / 8));
   const uint64_t table_bytes = uint64_t{h.refcount_table_clusters} * h.cluster_size();
   if (h.refcount_table_clusters == 0) return corrupt(file, 56, "has no refcount table");
   if (table_bytes > std::max(kMaxRefcountTableBytes, h.cluster_size()))
-    return corrupt(file, 56, fmt::format("refcount table of {} clusters exceeds the limit of {} bytes",
-                                         h.refcount_table_clusters, kMaxRefcountTableBytes));
+    return corrupt(file, 56,
+                   fmt::format("refcount table of {} clusters exceeds the limit of {} bytes", h.refcount_table_clusters,
+                               kMaxRefcountTableBytes));
   if (h.nb_snapshots > kMaxSnapshots)
     return corrupt(file, 60, fmt::format("{} snapshots exceed the limit of {}", h.nb_snapshots, kMaxSnapshots));
-  if (h.size > uint64_t{1} << 62) return corrupt(file, 24, fmt::format("virtual size of {} bytes is too large", h.size));
+  if (h.size > uint64_t{1} << 62)
+    return corrupt(file, 24, fmt::format("virtual size of {} bytes is too large", h.size));
   if (h.l1_entries_for(h.size) > h.l1_size)
-    return corrupt(file, 36, fmt::format("L1 table of {} entries is too small for a disk of {} bytes (needs {})",
-                                         h.l1_size, h.size, h.l1_entries_for(h.size)));
+    return corrupt(file, 36,
+                   fmt::format("L1 table of {} entries is too small for a disk of {} bytes (needs {})", h.l1_size,
+                               h.size, h.l1_entries_for(h.size)));
   const std::array<TableRange, 3> tables = {
       {{"L1 table", 40, h.l1_table_offset, l1_bytes},
        {"refcount table", 48, h.refcount_table_offset, table_bytes},
@@ -253,7 +259,9 @@ Result<void> check_limits(BlockDevice& file, const Header& h, uint64_t file_size
 
 }  // namespace
 
-uint64_t Header::l1_entries_for(uint64_t bytes) const { return div_round_up(bytes, bytes_per_l2_table()); }
+uint64_t Header::l1_entries_for(uint64_t bytes) const {
+  return div_round_up(bytes, bytes_per_l2_table());
+}
 
 Result<Header> read_header(BlockDevice& file) {
   const uint64_t file_size = TRY(file.size());
@@ -270,15 +278,16 @@ Result<Header> read_header(BlockDevice& file) {
   TRY(file.read_at(0, std::span(cluster).first(std::min<uint64_t>(file_size, cluster.size()))));
   const uint64_t backing_offset = raw.backing_file_offset;
   if (backing_offset > h.cluster_size())
-    return corrupt(file, 8, fmt::format("backing file name at offset {:#x} lies outside of the first cluster", backing_offset));
+    return corrupt(file, 8,
+                   fmt::format("backing file name at offset {:#x} lies outside of the first cluster", backing_offset));
   if (backing_offset != 0 && backing_offset < h.header_length)
     return corrupt(file, 8, fmt::format("backing file name at offset {:#x} overlaps the header", backing_offset));
   const uint64_t extensions_end = backing_offset != 0 ? backing_offset : h.cluster_size();
   const ParsedExtensions parsed = TRY(parse_extensions(file, cluster, extensions_end, file_size, h));
   if (const uint64_t unknown = h.incompatible_features & ~uint64_t{kIncompatKnown}; unknown != 0) {
-    Error e = make_error(ErrorKind::kUnsupported,
-                         fmt::format("{}: uses qcow2 features that this version does not know: {}", file.name(),
-                                     unknown_features(unknown, parsed.feature_names)));
+    Error e =
+        make_error(ErrorKind::kUnsupported, fmt::format("{}: uses qcow2 features that this version does not know: {}",
+                                                        file.name(), unknown_features(unknown, parsed.feature_names)));
     e.path = file.name();
     e.offset = 72;
     return std::move(e).with_note("a newer program made the image; nothing was changed");

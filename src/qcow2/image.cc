@@ -13,8 +13,9 @@ namespace varve::qcow2 {
 namespace {
 
 Error out_of_range(const std::string& name, uint64_t offset, uint64_t length, uint64_t size) {
-  Error e = make_error(ErrorKind::kInvalidArgument,
-                       fmt::format("{}: {} bytes at {} lie outside of the disk of {} bytes", name, length, offset, size));
+  Error e =
+      make_error(ErrorKind::kInvalidArgument,
+                 fmt::format("{}: {} bytes at {} lie outside of the disk of {} bytes", name, length, offset, size));
   e.path = name;
   e.offset = offset;
   return e;
@@ -107,8 +108,8 @@ Result<std::unique_ptr<Image>> Image::open(std::shared_ptr<BlockDevice> file, Op
   if (options.writable) {
     TRY(check_writable(state->header, state->file->name()));
     for (size_t i = 0; i < state->mapping->l1().size(); ++i) TRY(state->mapping->table_offset(i));
-    state->writer = TRY(
-        ImageWriter::open(*state->file, state->header, *state->mapping, *state->reader, state->backing));
+    state->writer =
+        TRY(ImageWriter::open(*state->file, state->header, *state->mapping, *state->reader, state->backing));
     // Autoclear bits that we do not know would promise what our writes may break (specification, "Autoclear features").
     if ((state->header.autoclear_features & ~uint64_t{kAutoclearKnown}) != 0) {
       state->header.autoclear_features &= kAutoclearKnown;
@@ -122,15 +123,31 @@ Result<std::unique_ptr<Image>> Image::open(std::shared_ptr<BlockDevice> file, Op
   return std::unique_ptr<Image>(new Image(std::move(state)));
 }
 
-void Image::set_backing(std::shared_ptr<BlockDevice> backing) { state_->backing = std::move(backing); }
-const std::shared_ptr<BlockDevice>& Image::backing() const { return state_->backing; }
-const Header& Image::header() const { return state_->header; }
-const std::vector<Snapshot>& Image::snapshots() const { return state_->snapshots; }
-BlockDevice& Image::file() { return *state_->file; }
-const std::string& Image::name() const { return state_->file->name(); }
-Result<uint64_t> Image::size() { return state_->header.size; }
+void Image::set_backing(std::shared_ptr<BlockDevice> backing) {
+  state_->backing = std::move(backing);
+}
+const std::shared_ptr<BlockDevice>& Image::backing() const {
+  return state_->backing;
+}
+const Header& Image::header() const {
+  return state_->header;
+}
+const std::vector<Snapshot>& Image::snapshots() const {
+  return state_->snapshots;
+}
+BlockDevice& Image::file() {
+  return *state_->file;
+}
+const std::string& Image::name() const {
+  return state_->file->name();
+}
+Result<uint64_t> Image::size() {
+  return state_->header.size;
+}
 
-DeviceCapabilities Image::capabilities() const { return {state_->writable, false, state_->writable, true}; }
+DeviceCapabilities Image::capabilities() const {
+  return {state_->writable, false, state_->writable, true};
+}
 
 Result<void> Image::resize(uint64_t) {
   return make_error(ErrorKind::kUnsupported, fmt::format("{}: qcow2 images can't be resized by this version", name()));

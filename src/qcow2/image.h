@@ -1,8 +1,8 @@
 // An open qcow2 image: the guest's disk as a BlockDevice, over the BlockDevice that holds the file.
 //
 // Reads go through the mapping (L1, L2, subclusters, compressed clusters) and fall through to the backing device.
-// Writes allocate and copy on write. Order on disk is always: refcounts and data, flush, L2 tables, flush, L1, so that a
-// crash leaves leaked clusters at worst. flush() makes all of it durable. Snapshots are changed through
+// Writes allocate and copy on write. Order on disk is always: refcounts and data, flush, L2 tables, flush, L1, so that
+// a crash leaves leaked clusters at worst. flush() makes all of it durable. Snapshots are changed through
 // qcow2/snapshot_transaction.h only.
 //
 // Threads: metadata under one mutex, data I/O outside it.
@@ -26,8 +26,8 @@ struct CreateOptions {
   bool extended_l2 = false;
   CompressionType compression_type = CompressionType::kZlib;
   bool preallocate_metadata = false;
-  std::optional<std::string> backing_file;
-  std::optional<std::string> backing_format;
+  std::optional<std::string> backing_file = std::nullopt;
+  std::optional<std::string> backing_format = std::nullopt;
 };
 
 struct OpenOptions {
@@ -64,12 +64,13 @@ class Image final : public BlockDevice {
 
   Result<void> read_at(uint64_t offset, std::span<std::byte> buffer) override;
   Result<void> write_at(uint64_t offset, std::span<const std::byte> data) override;
-  // kMayUnmap frees clusters; kKeepAllocated keeps them where they are (v3). Whole clusters by their tables, edges by data.
+  // kMayUnmap frees clusters; kKeepAllocated keeps them where they are (v3). Whole clusters by their tables, edges by
+  // data.
   Result<void> write_zeroes(uint64_t offset, uint64_t length, ZeroMode mode) override;
   Result<void> discard(uint64_t offset, uint64_t length) override;
   Result<void> flush() override;
   Result<uint64_t> size() override;
-  Result<void> resize(uint64_t new_size) override;  // kUnsupported so far
+  Result<void> resize(uint64_t new_size) override;                                 // kUnsupported so far
   Result<std::vector<Extent>> extents(uint64_t offset, uint64_t length) override;  // this layer only
   DeviceCapabilities capabilities() const override;
   const std::string& name() const override;

@@ -12,7 +12,9 @@
 namespace varve::qcow2 {
 namespace {
 
-Error invalid(const std::string& what) { return make_error(ErrorKind::kInvalidArgument, what); }
+Error invalid(const std::string& what) {
+  return make_error(ErrorKind::kInvalidArgument, what);
+}
 
 // Where everything of a new image lies, in clusters: header, refcount table, refcount blocks, L1, L2 tables, data.
 struct Plan {
@@ -30,20 +32,26 @@ struct Plan {
 };
 
 Result<void> check_options(const CreateOptions& o) {
-  if (o.version != 2 && o.version != 3) return invalid(fmt::format("qcow2 version {} does not exist (2 and 3 do)", o.version));
+  if (o.version != 2 && o.version != 3)
+    return invalid(fmt::format("qcow2 version {} does not exist (2 and 3 do)", o.version));
   if (!std::has_single_bit(o.cluster_size) || o.cluster_size < 512 || o.cluster_size > (2u << 20))
     return invalid("Cluster size must be a power of two between 512 and 2048k");
   if (!std::has_single_bit(o.refcount_bits) || o.refcount_bits > 64)
     return invalid("Refcount width must be a power of two and may not exceed 64 bits");
   if (o.version == 2 && o.refcount_bits != 16)
-    return invalid("Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)");
+    return invalid(
+        "Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)");
   if (o.version == 2 && o.lazy_refcounts)
     return invalid("Lazy refcounts only supported with compatibility level 1.1 and above (use version=v3 or greater)");
   if (o.version == 2 && o.extended_l2)
-    return invalid("Extended L2 entries are only supported with compatibility level 1.1 and above (use version=v3 or greater)");
+    return invalid(
+        "Extended L2 entries are only supported with compatibility level 1.1 and above (use version=v3 or greater)");
   if (o.version == 2 && o.compression_type != CompressionType::kZlib)
-    return invalid("Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or greater)");
-  if (o.extended_l2 && o.cluster_size < 16384) return invalid("Extended L2 entries are only supported with cluster sizes of at least 16384 bytes");
+    return invalid(
+        "Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or "
+        "greater)");
+  if (o.extended_l2 && o.cluster_size < 16384)
+    return invalid("Extended L2 entries are only supported with cluster sizes of at least 16384 bytes");
   if (o.backing_file && o.preallocate_metadata && !o.extended_l2)
     return invalid("Backing file and preallocation can only be used at the same time if extended_l2 is enabled");
   if (o.size % 512 != 0) return invalid("Image size must be a multiple of 512 bytes");
@@ -105,7 +113,8 @@ Result<void> Image::create(BlockDevice& file, const CreateOptions& o) {
   h.l1_size = static_cast<uint32_t>(l1_entries);
   const Plan p = make_plan(h, o);
   if (p.table_clusters * h.cluster_size() > std::max(kMaxRefcountTableBytes, h.cluster_size()))
-    return invalid(fmt::format("a preallocated disk of {} bytes needs a refcount table beyond the limit of 8 MiB", o.size));
+    return invalid(
+        fmt::format("a preallocated disk of {} bytes needs a refcount table beyond the limit of 8 MiB", o.size));
   h.refcount_table_offset = h.cluster_size();
   h.refcount_table_clusters = static_cast<uint32_t>(p.table_clusters);
   h.l1_table_offset = l1_entries == 0 ? 0 : p.first_l1() * h.cluster_size();

@@ -35,7 +35,9 @@ Result<void> ImageWriter::reload_refcounts() {
 }
 
 Result<ImageWriter::InPlace> ImageWriter::find_in_place(uint64_t offset, uint64_t length) {
-  if (failed_) return make_error(ErrorKind::kIo, fmt::format("{}: an earlier write failed; the image takes no more", file_.name()));
+  if (failed_)
+    return make_error(ErrorKind::kIo,
+                      fmt::format("{}: an earlier write failed; the image takes no more", file_.name()));
   const uint64_t l1 = mapping_.l1_index(offset);
   if ((mapping_.l1()[l1] & kEntryCopied) == 0) return InPlace{};
   const EntryFormat& f = mapping_.format();
@@ -227,7 +229,9 @@ Result<uint64_t> ImageWriter::write_extended(L2Table& table, uint64_t offset, st
 }
 
 Result<uint64_t> ImageWriter::zero_by_table(uint64_t offset, uint64_t length, ZeroKind kind) {
-  if (failed_) return make_error(ErrorKind::kIo, fmt::format("{}: an earlier write failed; the image takes no more", file_.name()));
+  if (failed_)
+    return make_error(ErrorKind::kIo,
+                      fmt::format("{}: an earlier write failed; the image takes no more", file_.name()));
   const bool to_end = offset + length >= header_.size;  // the last cluster may be cut by the disk's end
   const uint64_t end = to_end ? align_up(header_.size, cluster_size()) : offset + length;
   uint64_t done = offset;
@@ -237,7 +241,8 @@ Result<uint64_t> ImageWriter::zero_by_table(uint64_t offset, uint64_t length, Ze
     bool handled = false;
     if (piece == cluster_size()) {
       handled = TRY(zero_cluster(done, kind));
-    } else if (mapping_.format().extended && in_cluster % header_.subcluster_size() == 0 && piece >= header_.subcluster_size()) {
+    } else if (mapping_.format().extended && in_cluster % header_.subcluster_size() == 0 &&
+               piece >= header_.subcluster_size()) {
       const uint64_t first = in_cluster / header_.subcluster_size();
       const uint64_t whole = piece / header_.subcluster_size();
       handled = TRY(zero_subclusters(done - in_cluster, first, first + whole, kind));
@@ -262,12 +267,14 @@ Result<bool> ImageWriter::zero_cluster(uint64_t guest_cluster, ZeroKind kind) {
   const uint64_t entry = table != nullptr ? table->entry(f, index) : 0;
   const ClusterKind old = f.kind(entry);
   if (old == ClusterKind::kUnallocated && !has_backing) return true;
-  if (old == ClusterKind::kZeroPlain || (old == ClusterKind::kZeroAllocated && kind == ZeroKind::kKeepAllocated)) return true;
+  if (old == ClusterKind::kZeroPlain || (old == ClusterKind::kZeroAllocated && kind == ZeroKind::kKeepAllocated))
+    return true;
   // Version 2 knows no zero clusters: with a backing file behind, "unallocated" would let its data through.
   if (f.version < 3 && has_backing) return false;
   table = TRY(writable_table(l1));
   dirty_tables_.insert(l1);
-  const bool keep = kind == ZeroKind::kKeepAllocated && f.version >= 3 && old == ClusterKind::kData && (entry & kEntryCopied) != 0;
+  const bool keep =
+      kind == ZeroKind::kKeepAllocated && f.version >= 3 && old == ClusterKind::kData && (entry & kEntryCopied) != 0;
   if (keep) {
     set_entry(*table, index, entry | kEntryZero, 0);
     return true;
@@ -296,10 +303,14 @@ Result<bool> ImageWriter::zero_subclusters(uint64_t guest_cluster, uint64_t firs
   return true;
 }
 
-bool ImageWriter::wants_write_back() const { return dirty_tables_.size() * cluster_size() > kMaxDirtyBytes; }
+bool ImageWriter::wants_write_back() const {
+  return dirty_tables_.size() * cluster_size() > kMaxDirtyBytes;
+}
 
 Result<void> ImageWriter::write_back() {
-  if (failed_) return make_error(ErrorKind::kIo, fmt::format("{}: an earlier write failed; the image takes no more", file_.name()));
+  if (failed_)
+    return make_error(ErrorKind::kIo,
+                      fmt::format("{}: an earlier write failed; the image takes no more", file_.name()));
   auto result = write_back_ordered();
   if (!result) failed_ = true;
   return result;

@@ -1,9 +1,9 @@
 // Guest writes: allocation, copy on write, zeroes, and the order in which all of it reaches the disk.
 //
 // Tables are changed in memory. write_back() brings them out: refcount blocks (and the guest data written so far),
-// flush, refcount table, flush, L2 tables, flush, L1 entries, flush. A crash in between leaves clusters that are counted
-// but not referenced: leaks. Clusters that lost a reference are counted down only after that (release_freed()), and
-// cannot be given out again before, so no crash can show one cluster to two owners.
+// flush, refcount table, flush, L2 tables, flush, L1 entries, flush. A crash in between leaves clusters that are
+// counted but not referenced: leaks. Clusters that lost a reference are counted down only after that (release_freed()),
+// and cannot be given out again before, so no crash can show one cluster to two owners.
 #pragma once
 
 #include <array>
@@ -24,7 +24,8 @@ class ImageWriter {
   static Result<std::unique_ptr<ImageWriter>> open(BlockDevice& file, Header& header, Mapping& mapping,
                                                    GuestReader& reader, const std::shared_ptr<BlockDevice>& backing);
 
-  // Where the next guest bytes can be written without touching a table: {offset in the file, length}; length 0: nowhere.
+  // Where the next guest bytes can be written without touching a table: {offset in the file, length}; length 0:
+  // nowhere.
   struct InPlace {
     uint64_t host_offset = 0;
     uint64_t length = 0;
@@ -52,7 +53,12 @@ class ImageWriter {
  private:
   ImageWriter(BlockDevice& file, Header& header, Mapping& mapping, GuestReader& reader,
               const std::shared_ptr<BlockDevice>& backing, Refcounts refcounts)
-      : file_(file), header_(header), mapping_(mapping), reader_(reader), backing_(backing), refcounts_(std::move(refcounts)) {}
+      : file_(file),
+        header_(header),
+        mapping_(mapping),
+        reader_(reader),
+        backing_(backing),
+        refcounts_(std::move(refcounts)) {}
 
   Result<L2Table*> writable_table(uint64_t l1_index);
   void set_entry(L2Table& table, uint64_t index, uint64_t entry, uint64_t bitmap);
@@ -73,8 +79,8 @@ class ImageWriter {
   GuestReader& reader_;
   const std::shared_ptr<BlockDevice>& backing_;
   Refcounts refcounts_;
-  std::set<uint64_t> dirty_tables_;  // L1 indexes
-  std::set<uint64_t> dirty_l1_;      // L1 indexes
+  std::set<uint64_t> dirty_tables_;                   // L1 indexes
+  std::set<uint64_t> dirty_l1_;                       // L1 indexes
   std::vector<std::pair<uint64_t, uint64_t>> freed_;  // {first cluster, count}: one reference less each
   bool failed_ = false;
 };

@@ -23,7 +23,8 @@ Result<uint64_t> Mapping::table_offset(uint64_t index) const {
   const uint64_t entry = l1_[index];
   const uint64_t offset = entry & ~kEntryCopied;
   if ((entry & ~(kEntryCopied | kOffsetMask)) != 0 || offset % format_.cluster_size() != 0)
-    return corruption(file_->name(), offset, fmt::format("L1 entry {} ({:#x}) is misaligned or has reserved bits set", index, entry));
+    return corruption(file_->name(), offset,
+                      fmt::format("L1 entry {} ({:#x}) is misaligned or has reserved bits set", index, entry));
   return offset;
 }
 
@@ -33,8 +34,9 @@ Result<L2Table*> Mapping::table(uint64_t index) {
   if (offset == 0) return nullptr;
   const uint64_t file_size = TRY(file_->size());
   if (offset + format_.cluster_size() > file_size)
-    return corruption(file_->name(), offset,
-                      fmt::format("L2 table {} at offset {:#x} lies outside of the file of {} bytes", index, offset, file_size));
+    return corruption(
+        file_->name(), offset,
+        fmt::format("L2 table {} at offset {:#x} lies outside of the file of {} bytes", index, offset, file_size));
   L2Table t;
   t.host_offset = offset;
   t.words.resize(format_.cluster_size() / 8);
@@ -76,8 +78,10 @@ MappedRun Mapping::classify(const L2Table& table, uint64_t index, uint64_t in_cl
       break;
   }
   const uint64_t host = entry & kOffsetMask;
-  if (!format_.extended) return host == 0 ? MappedRun{Kind::kUnallocated, rest, 0, 0} : MappedRun{Kind::kData, rest, host + in_cluster, 0};
-  // Specification, "Extended L2 Entries": bits 0-31 say that a subcluster is allocated, bits 32-63 that it reads as zero.
+  if (!format_.extended)
+    return host == 0 ? MappedRun{Kind::kUnallocated, rest, 0, 0} : MappedRun{Kind::kData, rest, host + in_cluster, 0};
+  // Specification, "Extended L2 Entries": bits 0-31 say that a subcluster is allocated, bits 32-63 that it reads as
+  // zero.
   const uint64_t bitmap = table.bitmap(index);
   const uint64_t subcluster = format_.cluster_size() / 32;
   const auto kind_at = [&](uint64_t s) {
@@ -97,7 +101,8 @@ Result<void> Mapping::check(const MappedRun& run, uint64_t guest_offset) const {
   const uint64_t cluster = run.host_offset - in_cluster;
   if (cluster == 0 || cluster % format_.cluster_size() != 0)
     return corruption(file_->name(), cluster,
-                      fmt::format("guest offset {:#x} is mapped to offset {:#x}, which is not a data cluster", guest_offset, cluster));
+                      fmt::format("guest offset {:#x} is mapped to offset {:#x}, which is not a data cluster",
+                                  guest_offset, cluster));
   return {};
 }
 

@@ -27,8 +27,8 @@ struct L2Table {
 struct MappedRun {
   enum class Kind : uint8_t { kUnallocated, kZero, kData, kCompressed };
   Kind kind = Kind::kUnallocated;
-  uint64_t length = 0;           // bytes; for kCompressed within one cluster
-  uint64_t host_offset = 0;      // kData: where the first byte is
+  uint64_t length = 0;            // bytes; for kCompressed within one cluster
+  uint64_t host_offset = 0;       // kData: where the first byte is
   uint64_t compressed_entry = 0;  // kCompressed: the L2 entry
 };
 

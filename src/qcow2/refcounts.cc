@@ -84,7 +84,9 @@ Result<void> Refcounts::load(size_t first, size_t last) {
   return {};
 }
 
-Result<void> Refcounts::load_all() { return load(0, block_flags_.size()); }
+Result<void> Refcounts::load_all() {
+  return load(0, block_flags_.size());
+}
 
 Result<void> Refcounts::ensure_loaded(uint64_t first, uint64_t count) {
   const uint64_t last = std::min<uint64_t>(div_round_up(first + count, per_block_), block_flags_.size());
@@ -143,8 +145,9 @@ Result<void> Refcounts::increment(uint64_t first, uint64_t count) {
 
 Result<void> Refcounts::decrement(uint64_t first, uint64_t count) {
   const auto underflow = [&](uint64_t cluster) {
-    return corruption(file_->name(), cluster * cluster_size_,
-                      fmt::format("the cluster at offset {:#x} is in use, but its refcount is 0", cluster * cluster_size_))
+    return corruption(
+               file_->name(), cluster * cluster_size_,
+               fmt::format("the cluster at offset {:#x} is in use, but its refcount is 0", cluster * cluster_size_))
         .with_note(fmt::format("`qemu-img check -r all {}` repairs refcounts", file_->name()));
   };
   if (first + count > array_.clusters()) return underflow(std::max(first, array_.clusters()));

@@ -52,7 +52,10 @@ class Refcounts {
   // Searches start here again after something was freed.
   void clusters_freed(uint64_t first) { hint_ = std::min(hint_, first); }
   // Clusters that may not be allocated although their refcount is 0 (in use in the present state of a commit).
-  void set_reserved(const ClusterSet* reserved) { reserved_ = reserved; hint_ = 0; }
+  void set_reserved(const ClusterSet* reserved) {
+    reserved_ = reserved;
+    hint_ = 0;
+  }
   // A bit for every cluster that is in use. All blocks must be loaded.
   ClusterSet used_clusters() const;
 

@@ -34,9 +34,9 @@ Result<void> check_l1(BlockDevice& file, const Header& header, const Snapshot& s
   const uint64_t bytes = uint64_t{s.l1_size} * 8;
   const auto end = checked_add(s.l1_table_offset, bytes);
   const auto bad = [&](const char* why) {
-    return corrupt(file, header.snapshots_offset,
-                   fmt::format("L1 table of snapshot {} (offset {:#x}, {} entries) {}", index, s.l1_table_offset,
-                               s.l1_size, why));
+    return corrupt(
+        file, header.snapshots_offset,
+        fmt::format("L1 table of snapshot {} (offset {:#x}, {} entries) {}", index, s.l1_table_offset, s.l1_size, why));
   };
   if (bytes > kMaxL1Bytes) return bad("is too large");
   if (bytes == 0) return {};
@@ -51,7 +51,8 @@ Result<void> check_l1(BlockDevice& file, const Header& header, const Snapshot& s
 // A window on the table that is read in large pieces: entries have no common length.
 class TableReader {
  public:
-  TableReader(BlockDevice& file, uint64_t offset, uint64_t file_size) : file_(file), offset_(offset), file_size_(file_size) {}
+  TableReader(BlockDevice& file, uint64_t offset, uint64_t file_size)
+      : file_(file), offset_(offset), file_size_(file_size) {}
 
   // The next `bytes` bytes; valid until the next call.
   Result<std::span<const std::byte>> take(size_t bytes) {
@@ -72,8 +73,7 @@ class TableReader {
     const uint64_t position = offset_ + taken_ + buffer_.size();
     const uint64_t want = std::max<uint64_t>(bytes - buffer_.size(), size_t{256} << 10);
     const uint64_t have = position < file_size_ ? std::min(want, file_size_ - position) : 0;
-    if (buffer_.size() + have < bytes)
-      return corrupt(file_, position, "snapshot table runs past the end of the file");
+    if (buffer_.size() + have < bytes) return corrupt(file_, position, "snapshot table runs past the end of the file");
     const size_t old = buffer_.size();
     buffer_.resize(old + have);
     return file_.read_at(position, std::span(buffer_).subspan(old));
@@ -116,8 +116,9 @@ Result<std::vector<Snapshot>> read_snapshot_table(BlockDevice& file, const Heade
     const uint16_t id_size = raw.id_size;
     const uint16_t name_size = raw.name_size;
     if (extra_size > kMaxSnapshotExtraData)
-      return corrupt(file, header.snapshots_offset + reader.taken(),
-                     fmt::format("snapshot {} has {} bytes of extra data (limit {})", i, extra_size, kMaxSnapshotExtraData));
+      return corrupt(
+          file, header.snapshots_offset + reader.taken(),
+          fmt::format("snapshot {} has {} bytes of extra data (limit {})", i, extra_size, kMaxSnapshotExtraData));
     const auto extra = TRY(reader.take(extra_size));
     if (extra_size >= 8) s.vm_state_size = load_be<uint64_t>(extra.data());
     if (extra_size >= 16) s.disk_size = load_be<uint64_t>(extra.data() + 8);

@@ -20,9 +20,9 @@ struct Snapshot {
   uint32_t date_sec = 0;  // Unix time
   uint32_t date_nsec = 0;
   uint64_t vm_clock_nsec = 0;
-  uint64_t vm_state_size = 0;                // bytes
-  std::optional<uint64_t> disk_size;         // bytes; old v2 images lack it
-  std::optional<uint64_t> icount;            // all ones: not available
+  uint64_t vm_state_size = 0;                 // bytes
+  std::optional<uint64_t> disk_size;          // bytes; old v2 images lack it
+  std::optional<uint64_t> icount;             // all ones: not available
   std::vector<std::byte> unknown_extra_data;  // what follows the known extra data, kept as found
 };
 
@@ -30,7 +30,8 @@ struct Snapshot {
 Result<std::vector<Snapshot>> read_snapshot_table(BlockDevice& file, const Header& header);
 std::vector<std::byte> serialize_snapshot_table(std::span<const Snapshot> snapshots);
 
-// How QEMU's block layer finds a snapshot by a user's word: by id first, then by name (qemu-img snapshot -a; convert -l)…
+// How QEMU's block layer finds a snapshot by a user's word: by id first, then by name (qemu-img snapshot -a; convert
+// -l)…
 std::optional<size_t> find_by_id_or_name(std::span<const Snapshot> snapshots, const std::string& id_or_name);
 // …or by name alone (qemu-img snapshot -d, and everything that comes from libvirt's metadata).
 std::optional<size_t> find_by_name(std::span<const Snapshot> snapshots, const std::string& name);

@@ -5,7 +5,8 @@
 //   TRY(t.create({.name = "before-upgrade"}));
 //   auto prepared = TRY(t.prepare());          // long work; the image still reads as the old state, to anybody
 //   TRY(SnapshotTransaction::commit(image, prepared));   // one sector, two flushes; now it is the new state
-//   SnapshotTransaction::discard_freed(image, prepared); // gives the old metadata and freed data back; may fail harmlessly
+//   SnapshotTransaction::discard_freed(image, prepared); // gives the old metadata and freed data back; may fail
+//   harmlessly
 //
 // Several images: prepare all, write a journal record that holds every `before` and `after`, then commit all.
 #pragma once
@@ -46,9 +47,9 @@ class SnapshotTransaction {
   // The table as it is going to be; indexes below refer to it.
   const std::vector<Snapshot>& snapshots() const;
 
-  Result<void> create(const SnapshotSpec& spec);          // kAlreadyExists is the caller's question: qcow2 allows equal names
-  Result<void> revert(size_t index);                      // the active disk becomes the snapshot's, size included
-  Result<void> remove(std::span<const size_t> indexes);   // any number, in one pass over the tables
+  Result<void> create(const SnapshotSpec& spec);  // kAlreadyExists is the caller's question: qcow2 allows equal names
+  Result<void> revert(size_t index);              // the active disk becomes the snapshot's, size included
+  Result<void> remove(std::span<const size_t> indexes);  // any number, in one pass over the tables
   Result<void> rename(size_t index, const std::string& new_name);
 
   // Writes everything but the header and flushes. On failure the image is as it was and the space is given back.
