@@ -24,7 +24,7 @@ reach() {
     qcow2) echo 'base io qcow2' ;;
     image) echo 'base io qcow2 image' ;;
     domain) echo 'base domain' ;;
-    store) echo 'base domain store' ;;
+    store) echo 'base io qcow2 domain store' ;;
     disk) echo 'base io qcow2 image domain store disk' ;;
     host) echo 'base io qcow2 image domain store disk host' ;;
     operation) echo 'base io qcow2 image domain store disk host operation' ;;
