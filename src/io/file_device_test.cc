@@ -203,37 +203,72 @@ TEST_F(FileDeviceTest, AFullFileSystemIsNoSpaceAtTheOffset) {
             "cannot write 1048576 bytes at offset 4096 of '" + mount / "disk.img" + "': No space left on device");
 }
 
-// A loop device is a block special file like any other.
+// A loop device is a block special file like any other. Detached with the test.
+class LoopDevice {
+ public:
+  LoopDevice(const std::string& file, off_t size) {
+    const UniqueFd fd(::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    EXPECT_EQ(::ftruncate(fd.get(), size), 0);
+    const auto attached = test::run({"losetup", "--find", "--show", file});
+    if (attached.exit_code == 0) path_ = attached.out.substr(0, attached.out.find('\n'));
+  }
+  LoopDevice(const LoopDevice&) = delete;
+  LoopDevice& operator=(const LoopDevice&) = delete;
+  ~LoopDevice() {
+    if (!path_.empty()) test::run_ok({"losetup", "--detach", path_});
+  }
+  const std::string& path() const { return path_; }  // empty: this machine has none
+
+ private:
+  std::string path_;
+};
+
 TEST_F(FileDeviceTest, BlockSpecialFilesHaveTheirOwnSizeAndDoNotGrow) {
   REQUIRES_ROOT();
-  const std::string image = dir_.write("loop.img", "");
-  ASSERT_EQ(::truncate(image.c_str(), 1 << 20), 0);
-  const auto attached = test::run({"losetup", "--find", "--show", image});
-  if (attached.exit_code != 0) GTEST_SKIP() << "needs a loop device: " << attached.err;
-  const std::string loop = attached.out.substr(0, attached.out.find('\n'));
-  {
-    auto opened = FileDevice::open(loop, Access::kReadWrite, LockRequest::format_writer());
-    ASSERT_TRUE(opened) << opened.error().message;
-    FileDevice& device = **opened;
-    EXPECT_TRUE(device.is_block_device());
-    EXPECT_EQ(*device.size(), 1u << 20);
-    EXPECT_FALSE(device.capabilities().can_grow);
-    ASSERT_TRUE(device.write_at(0, bytes(1 << 20, 9)));
-    ASSERT_TRUE(device.write_zeroes(700, 5000, ZeroMode::kKeepAllocated));
-    ASSERT_TRUE(device.discard(65536, 65536 + 100));
-    ASSERT_TRUE(device.write_zeroes(1000, 3, ZeroMode::kMayUnmap));
-    ASSERT_TRUE(device.flush());
-    auto expected = bytes(1 << 20, 9);
-    std::fill(expected.begin() + 700, expected.begin() + 5700, std::byte{0});
-    std::fill(expected.begin() + 65536, expected.begin() + 131172, std::byte{0});
-    EXPECT_EQ(read(device, 0, 1 << 20), expected);
-    EXPECT_EQ(device.write_at((1 << 20) - 1, bytes(2, 1)).error().kind, ErrorKind::kInvalidArgument);
-    EXPECT_EQ(device.resize(1 << 21).error().kind, ErrorKind::kUnsupported);
-    EXPECT_TRUE(device.resize(1 << 20));
-    const std::vector<Extent> all = {{0, 1 << 20, ExtentKind::kData}};
-    EXPECT_EQ(*device.extents(0, UINT64_MAX), all);
-  }
-  test::run_ok({"losetup", "--detach", loop});
+  const LoopDevice loop(dir_ / "loop.img", 1 << 20);
+  if (loop.path().empty()) GTEST_SKIP() << "needs a loop device";
+  auto opened = FileDevice::open(loop.path(), Access::kReadWrite, LockRequest::format_writer());
+  ASSERT_TRUE(opened) << opened.error().message;
+  FileDevice& device = **opened;
+  EXPECT_TRUE(device.is_block_device());
+  EXPECT_EQ(*device.size(), 1u << 20);
+  EXPECT_FALSE(device.capabilities().can_grow);
+  ASSERT_TRUE(device.write_at(0, bytes(1 << 20, 9)));
+  ASSERT_TRUE(device.write_zeroes(700, 5000, ZeroMode::kKeepAllocated));
+  ASSERT_TRUE(device.discard(65536, 65536 + 100));
+  ASSERT_TRUE(device.write_zeroes(1000, 3, ZeroMode::kMayUnmap));
+  ASSERT_TRUE(device.flush());
+  auto expected = bytes(1 << 20, 9);
+  std::fill(expected.begin() + 700, expected.begin() + 5700, std::byte{0});
+  std::fill(expected.begin() + 65536, expected.begin() + 131172, std::byte{0});
+  EXPECT_EQ(read(device, 0, 1 << 20), expected);
+  EXPECT_EQ(device.write_at((1 << 20) - 1, bytes(2, 1)).error().kind, ErrorKind::kInvalidArgument);
+  EXPECT_EQ(device.resize(1 << 21).error().kind, ErrorKind::kUnsupported);
+  EXPECT_TRUE(device.resize(1 << 20));
+  const std::vector<Extent> all = {{0, 1 << 20, ExtentKind::kData}};
+  EXPECT_EQ(*device.extents(0, UINT64_MAX), all);
+}
+
+// A disk over a file that has less room than it promises: a write goes to the page cache and comes back, and only the
+// flush meets the full file system.
+TEST_F(FileDeviceTest, AfterAFailedFlushNothingIsWrittenOrFlushedAgain) {
+  REQUIRES_ROOT();
+  const test::MountedFileSystem mount("tmpfs", "size=128k");
+  const LoopDevice loop(mount / "loop.img", 1 << 20);
+  if (loop.path().empty()) GTEST_SKIP() << "needs a loop device";
+  auto opened = FileDevice::open(loop.path(), Access::kReadWrite, LockRequest::format_writer());
+  ASSERT_TRUE(opened) << opened.error().message;
+  FileDevice& device = **opened;
+  ASSERT_TRUE(device.write_at(0, bytes(1 << 20, 9)));
+  const auto failed = device.flush();
+  ASSERT_FALSE(failed);
+  EXPECT_EQ(failed.error().path, loop.path());
+  // The kernel would say yes to each of these.
+  EXPECT_EQ(device.flush().error().kind, ErrorKind::kIo);
+  EXPECT_EQ(device.sync_all().error().kind, ErrorKind::kIo);
+  EXPECT_EQ(device.write_at(0, bytes(1, 1)).error().kind, ErrorKind::kIo);
+  EXPECT_EQ(device.write_zeroes(0, 1, ZeroMode::kMayUnmap).error().kind, ErrorKind::kIo);
+  EXPECT_EQ(device.discard(0, 1).error().kind, ErrorKind::kIo);
 }
 
 }  // namespace

@@ -37,7 +37,7 @@ struct LockRequest {
   // A raw image that is copied (qemu-img convert). qemu-img compare and qemu-io -r would let others write meanwhile;
   // a copy of a disk that changes is of no use.
   static LockRequest raw_reader() { return {kLockConsistentRead, kLockWrite | kLockResize}; }
-  // A raw image that is written, for instance the target of a conversion: one writer at a time, readers too may wait.
+  // A raw image that is written, for instance the target of a conversion: one writer, and nobody copies it meanwhile.
   static LockRequest raw_writer() { return {kLockConsistentRead | kLockWrite | kLockResize, kLockWrite | kLockResize}; }
   // A backing file that shows through below an overlay: others may have it as their backing file, too.
   static LockRequest backing_reader() { return {kLockConsistentRead, kLockWrite | kLockResize}; }

@@ -101,6 +101,38 @@ TEST_F(ImageLockInterop, ARawDiskThatQemuWritesIsNotCopied) {
   EXPECT_EQ(ours.error().kind, ErrorKind::kInUse);
 }
 
+// A whole machine, halted before its first instruction.
+TEST_F(ImageLockInterop, TheDiskOfAMachineIsNotOpened) {
+  REQUIRES_PROGRAM("qemu-system-x86_64");
+  for (const auto& [format, path] : {std::pair{"qcow2", qcow2_}, std::pair{"raw", raw_}}) {
+    SCOPED_TRACE(format);
+    BackgroundProcess machine({"qemu-system-x86_64", "-accel", "tcg", "-nodefaults", "-display", "none", "-S",
+                               "-monitor", "stdio", "-drive",
+                               std::string("if=virtio,format=") + format + ",file=" + path});
+    machine.write("info status\n");
+    ASSERT_TRUE(machine.wait_for("paused")) << machine.output();
+    const auto reader = FileDevice::open(path, Access::kReadOnly, LockRequest::raw_reader());
+    ASSERT_FALSE(reader);
+    EXPECT_EQ(reader.error().message, "'" + path + "' is in use by another process (it holds the write lock)");
+    ASSERT_EQ(reader.error().notes.size(), 2u);
+    EXPECT_EQ(reader.error().notes[0].rfind("it is held by qemu-system-x86", 0), 0u) << reader.error().notes[0];
+    EXPECT_FALSE(FileDevice::open(path, Access::kReadWrite, LockRequest::raw_writer()));
+  }
+}
+
+TEST_F(ImageLockInterop, NoMachineStartsOnADiskThatWeWrite) {
+  REQUIRES_PROGRAM("qemu-system-x86_64");
+  for (const auto& [format, path] : {std::pair{"qcow2", qcow2_}, std::pair{"raw", raw_}}) {
+    SCOPED_TRACE(format);
+    const auto ours = FileDevice::open(path, Access::kReadWrite, LockRequest::raw_writer());
+    ASSERT_TRUE(ours);
+    const auto machine = test::run({"qemu-system-x86_64", "-accel", "tcg", "-nodefaults", "-display", "none", "-S",
+                                    "-drive", std::string("if=virtio,format=") + format + ",file=" + path});
+    EXPECT_EQ(machine.exit_code, 1);
+    EXPECT_NE(machine.err.find("Failed to get \"write\" lock"), std::string::npos) << machine.err;
+  }
+}
+
 TEST_F(ImageLockInterop, TheImageIsFreeWhenQemuEnds) {
   const auto peer = hold({"-f", "qcow2", qcow2_});
   EXPECT_FALSE(FileDevice::open(qcow2_, Access::kReadWrite, LockRequest::format_writer()));
