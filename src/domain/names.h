@@ -8,9 +8,17 @@
 
 namespace varve {
 
-// kInvalidArgument, with the reason in the message: empty, "/", control characters or NUL, invalid UTF-8, a leading
-// dot, longer than 255 bytes with the ".xml" of its file.
+// A file name has 255 bytes. libvirt replaces NAME.xml by way of NAME.xml.new, and fails on a name that leaves no room
+// for that, even where the file is there already.
+inline constexpr size_t kMaxNameSize = 255 - 8;
+
+// For a name that is about to be given. kInvalidArgument, with the reason in the message: empty, "/", control
+// characters or NUL, invalid UTF-8, a leading dot, longer than kMaxNameSize bytes.
 Result<void> check_domain_name(std::string_view name);
 Result<void> check_snapshot_name(std::string_view name);
+
+// For a name that others gave: whether NAME.xml is one file in the directory where it should be. libvirt lets in what
+// check_*_name does not (tabs, newlines, leading dots of domains), and such a thing must still be found and deleted.
+bool is_file_name(std::string_view name);
 
 }  // namespace varve

@@ -16,7 +16,9 @@
 namespace varve {
 
 // Varve's own notes stand in <metadata> of the <domain> inside the snapshot, as attributes of <varve:snapshot>.
-// libvirtd carries them along unchanged.
+// libvirtd carries them along unchanged; too far, even: when it reverts, they become part of the domain's definition,
+// and from there part of later snapshots. So they say which snapshot they are about (created='…', its creation time),
+// and count for no other.
 inline constexpr const char* kVarveNamespace = "https://varve.dev/xmlns/snapshot/1.0";
 inline constexpr const char* kVarvePrefix = "varve";
 
@@ -41,8 +43,9 @@ struct SnapshotMemory {
 struct SnapshotDisk {
   std::string name;  // the target: "vda"
   SnapshotMode mode = SnapshotMode::kNo;
-  std::string format;  // kExternal: of the overlay
-  std::string source;  // kExternal: the overlay, as seen from ROOT
+  std::string format;                                  // kExternal: of the overlay
+  std::string source;                                  // kExternal: the overlay, as seen from ROOT
+  DiskSourceType source_type = DiskSourceType::kFile;  // kExternal: kFile or kBlock
 };
 
 // What a list or a tree needs of a snapshot; cheap to keep for tens of thousands.
@@ -103,7 +106,7 @@ class SnapshotDocument {
   void set_description(const std::string& description);  // empty: removes it
   void set_parent(const std::string& parent);            // empty: becomes a root
   void set_current(bool current);
-  // Replaces the recorded definition (its notes go with it): for a renamed or moved domain.
+  // Replaces the recorded definition, for a renamed or moved domain; the notes stay.
   void set_domain(const DomainDocument& definition);
 
   std::optional<std::string> note(const std::string& key) const;
@@ -121,6 +124,9 @@ class SnapshotDocument {
   xml::Element& root() { return document_.root(); }
 
  private:
+  static Result<SnapshotDocument> checked(xml::Document document);
+  const xml::Element* own_notes() const;
+
   explicit SnapshotDocument(xml::Document document) : document_(std::move(document)) {}
   xml::Document document_;
 };

@@ -1,10 +1,11 @@
 // The snapshots of one domain as a tree. Built once from summaries; every question is answered without a walk over the
 // whole, so that tens of thousands are fine. Metadata comes from files that anybody may have edited: a missing parent
-// makes a root, a cycle is cut at its oldest member, of two snapshots of a name the first stays, of two current ones
-// neither counts as certain; problems() says all of it.
+// makes a root, a cycle is cut at its oldest member, of two snapshots of a name the first stays, of several current
+// ones the first by name counts; problems() says all of it.
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -50,14 +51,18 @@ class SnapshotTree {
   };
   Deletion after_deleting(const std::vector<std::string>& names) const;
 
-  // The lines that `virsh snapshot-list --tree` prints, without the final empty one. `label` per line is the name.
+  // The lines that `virsh snapshot-list --tree` prints, without the empty one at its end. A long chain has long lines
+  // (10,000 snapshots below each other: 800 MB in all), so print them one by one where there may be many.
+  void for_each_tree_line(const std::function<void(std::string_view)>& print) const;
   std::vector<std::string> tree_lines() const;
 
  private:
   static constexpr size_t kNone = static_cast<size_t>(-1);
   size_t index_of(std::string_view name) const;
   std::vector<const SnapshotSummary*> pointers(const std::vector<size_t>& indexes) const;
-  std::vector<size_t> preorder(const std::vector<size_t>& from) const;
+  std::vector<size_t> preorder(const std::vector<size_t>& from) const;  // includes `from`
+  void sort_and_name(std::vector<SnapshotSummary> snapshots);
+  void link();
   void cut_cycles();
 
   std::vector<SnapshotSummary> snapshots_;

@@ -43,7 +43,9 @@ class Element {
   ~Element();
 
   const std::string& name() const { return name_; }
-  int line() const { return line_; }  // in the text it was read from; 0 for a new element
+  void set_name(std::string name) { name_ = std::move(name); }
+  int line() const { return line_; }                // in the text it was read from; 0 for a new element
+  int indentation() const { return indentation_; }  // columns before its start tag
 
   std::optional<std::string> attribute(std::string_view name) const;
   bool has_attribute(std::string_view name) const;
@@ -87,20 +89,17 @@ class Element {
  private:
   friend class Cutter;
   void write(std::string& out) const;
-  Element& insert_at(size_t index, Element child);
+  Element& place(size_t index, Element child);
   size_t index_of(const Element& child) const;
-  int child_indentation() const;
-  void set_depth(int spaces);
 
   std::string name_;
   std::vector<Attribute> attributes_;
-  std::string tag_tail_;  // white space before the end of the start tag
-  std::string end_tail_;  // white space inside the end tag
-  bool self_closing_ = true;
-  bool closing_known_ = false;  // written so; otherwise libvirt's way: <a/> when empty
+  std::string tag_tail_;      // white space before the end of the start tag
+  std::string end_tail_;      // white space inside the end tag
+  bool self_closing_ = true;  // how an element with nothing in it is written
   std::vector<Node> nodes_;
   int line_ = 0;
-  int indentation_ = 0;  // spaces before the start tag on its line
+  int indentation_ = 0;  // columns before the start tag on its line
 };
 
 enum class NodeKind : uint8_t { kElement, kText, kComment, kOther /* CDATA, processing instruction */ };
@@ -117,7 +116,7 @@ class Document {
   // problem; a DOCTYPE is refused (kRefused) whatever is in it; so is a document beyond kMaxDocumentSize or kMaxDepth.
   static Result<Document> parse(std::string_view text, const std::string& name);
   static Result<Document> load(const std::string& path);
-  explicit Document(Element root);
+  explicit Document(Element root, std::string name = {});
 
   const std::string& name() const { return name_; }
   const Element& root() const { return root_; }
@@ -131,6 +130,7 @@ class Document {
   std::string to_string() const;
 
  private:
+  Document() = default;
   std::string name_;
   std::string prolog_;
   Element root_;
@@ -145,5 +145,10 @@ std::string unescape(std::string_view raw);
 // The comment (and the empty line after it) that libvirt puts at the head of its files: `command` is what follows
 // "virsh " in it, e.g. "edit centos7" or "snapshot-edit".
 std::string libvirt_prolog(std::string_view command);
+
+// A prolog with that comment in it: in the place of the one that is there, else after the XML declaration, if any.
+std::string with_libvirt_prolog(std::string_view prolog, std::string_view command);
+
+bool is_utf8(std::string_view text);
 
 }  // namespace varve::xml
