@@ -69,7 +69,7 @@ class [[nodiscard]] Result {
   template <typename U>
     requires(std::is_convertible_v<U &&, T> && !std::is_same_v<std::decay_t<U>, T> &&
              !std::is_same_v<std::decay_t<U>, Error> && !std::is_same_v<std::decay_t<U>, Result<T>>)
-  Result(U&& value) : value_(T(std::forward<U>(value))) {}            // NOLINT(google-explicit-constructor)
+  Result(U&& value) : value_(T(std::forward<U>(value))) {}         // NOLINT(google-explicit-constructor)
   Result(Error error) : value_(tl::unexpect, std::move(error)) {}  // NOLINT(google-explicit-constructor)
 
   explicit operator bool() const { return value_.has_value(); }
@@ -114,17 +114,20 @@ T take(Result<T>& r) {
 inline void take(Result<void>&) {}
 }  // namespace internal
 
-// TRY(expression of type Result<T>): its value, or return its error from the enclosing function.
-#define TRY(...)                                                             \
-  ({                                                                         \
-    auto varve_try_result = (__VA_ARGS__);                                   \
-    if (!varve_try_result) return std::move(varve_try_result).error();       \
-    ::varve::internal::take(varve_try_result);                               \
+// TRY(expression of type Result<T>): its value, or return its error from the enclosing function. (The counter keeps a
+// TRY inside of another one's expression from shadowing it.)
+#define TRY(...) VARVE_TRY_NAMED(VARVE_TRY_JOIN(varve_try_result_, __COUNTER__), __VA_ARGS__)
+#define VARVE_TRY_JOIN(a, b) VARVE_TRY_JOIN_NOW(a, b)
+#define VARVE_TRY_JOIN_NOW(a, b) a##b
+#define VARVE_TRY_NAMED(result, ...)               \
+  ({                                               \
+    auto result = (__VA_ARGS__);                   \
+    if (!result) return std::move(result).error(); \
+    ::varve::internal::take(result);               \
   })
 
 // CHECK is for invariants of the program, never for input: it ends the process.
 [[noreturn]] void check_failed(const char* expression, const char* file, int line);
-#define CHECK(expression) \
-  ((expression) ? static_cast<void>(0) : ::varve::check_failed(#expression, __FILE__, __LINE__))
+#define CHECK(expression) ((expression) ? static_cast<void>(0) : ::varve::check_failed(#expression, __FILE__, __LINE__))
 
 }  // namespace varve

@@ -94,7 +94,9 @@ Image::~Image() {
 
 Result<void> Image::State::load() {
   header = TRY(read_header(*file));
-  snapshots = TRY(read_snapshot_table(*file, header));
+  SnapshotTable table = TRY(read_snapshot_table(*file, header));
+  snapshots = std::move(table.snapshots);
+  snapshot_table_bytes = table.bytes;
   mapping = TRY(Mapping::open(*file, EntryFormat(header), header.l1_table_offset, header.l1_size));
   return {};
 }

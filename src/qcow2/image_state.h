@@ -18,6 +18,7 @@ struct Image::State {
   std::shared_ptr<BlockDevice> backing;
   Header header;
   std::vector<Snapshot> snapshots;
+  uint64_t snapshot_table_bytes = 0;
   bool writable = false;
 
   std::mutex metadata_lock;  // mapping, writer

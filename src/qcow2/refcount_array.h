@@ -32,6 +32,7 @@ class RefcountArray {
   // would overflow (underflow).
   uint64_t increment(uint64_t first, uint64_t count);
   uint64_t decrement(uint64_t first, uint64_t count);
+  bool all_equal(uint64_t first, uint64_t count, uint64_t value) const;
 
  private:
   uint32_t order_;

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cstring>
+
 #include "base/checked.h"
 #include "base/endian.h"
 #include "qcow2/corruption.h"
@@ -181,7 +183,7 @@ Result<uint64_t> Refcounts::next_free(uint64_t from) {
 }
 
 Result<uint64_t> Refcounts::find_free(uint64_t count) {
-  uint64_t first = TRY(next_free(hint_));
+  uint64_t first = TRY(next_free(count == 1 ? hint_ : std::max(hint_, run_hint_)));
   if (count == 1) return first;
   for (;;) {
     uint64_t length = 1;
@@ -204,7 +206,7 @@ Result<void> Refcounts::take(uint64_t first, uint64_t count) {
 Result<uint64_t> Refcounts::allocate(uint64_t count) {
   const uint64_t first = TRY(find_free(count));
   TRY(take(first, count));
-  if (count == 1) hint_ = first + 1;  // a longer run may have passed over smaller holes, which stay findable
+  (count == 1 ? hint_ : run_hint_) = first + count;
   return first;
 }
 
@@ -225,23 +227,28 @@ ClusterSet Refcounts::used_clusters() const {
   ClusterSet used;
   const uint64_t clusters = array_.clusters();
   used.words().resize(div_round_up(clusters, 64));
-  const std::span<const std::byte> bytes = array_.bytes();
-  if (bytes.size() * 4 == clusters * 8 && per_block_ * 2 == cluster_size_) {
-    // The usual width, 16 bits: 64 counts at a time.
-    for (uint64_t w = 0; w < used.words().size(); ++w) {
-      uint64_t word = 0;
-      const uint64_t n = std::min<uint64_t>(64, clusters - w * 64);
-      for (uint64_t i = 0; i < n; ++i) {
-        uint16_t count;
-        std::memcpy(&count, &bytes[(w * 64 + i) * 2], 2);
-        word |= static_cast<uint64_t>(count != 0) << i;
-      }
-      used.words()[w] = word;
-    }
+  if (per_block_ * 2 != cluster_size_) {
+    for (uint64_t c = 0; c < clusters; ++c)
+      if (array_.get(c) != 0) used.insert(c);
     return used;
   }
-  for (uint64_t c = 0; c < clusters; ++c)
-    if (array_.get(c) != 0) used.insert(c);
+  // The usual width, 16 bits: four counts at a time. A block is a multiple of 64 counts, so no word is cut.
+  constexpr uint64_t kOnes = 0x0001000100010001;
+  constexpr uint64_t kHighs = 0x8000800080008000;
+  const std::byte* at = array_.bytes().data();
+  for (uint64_t& word : used.words()) {
+    for (unsigned i = 0; i < 64; i += 4, at += 8) {
+      uint64_t four;
+      std::memcpy(&four, at, sizeof four);
+      if (four == 0) continue;
+      uint64_t bits = 0xf;
+      if (((four - kOnes) & ~four & kHighs) != 0) {  // at least one of them is 0
+        bits = 0;
+        for (unsigned k = 0; k < 4; ++k) bits |= uint64_t{load_be<uint16_t>(at + 2 * k) != 0} << k;
+      }
+      word |= bits << i;
+    }
+  }
   return used;
 }
 

@@ -40,6 +40,10 @@ class Refcounts {
   Result<void> load_all();
   Result<uint64_t> get(uint64_t cluster);
   uint64_t get_loaded(uint64_t cluster) const { return array_.get(cluster); }
+  // Whether all of a run have refcount `value`; clusters beyond the table count as 0.
+  bool all_loaded_equal(uint64_t first, uint64_t count, uint64_t value) const {
+    return first + count <= array_.clusters() ? array_.all_equal(first, count, value) : value == 0;
+  }
   // Bulk changes; kCorrupt (underflow: the image counts fewer references than its tables hold) or kUnsupported
   // (overflow: the refcount width is too small) — part of the run may be changed then, so the caller gives up.
   Result<void> increment(uint64_t first, uint64_t count);
@@ -50,11 +54,15 @@ class Refcounts {
   // A run of 1 to `count` clusters at the first free place: {first, how many}.
   Result<std::pair<uint64_t, uint64_t>> allocate_up_to(uint64_t count);
   // Searches start here again after something was freed.
-  void clusters_freed(uint64_t first) { hint_ = std::min(hint_, first); }
+  void clusters_freed(uint64_t first) {
+    hint_ = std::min(hint_, first);
+    run_hint_ = std::min(run_hint_, first);
+  }
   // Clusters that may not be allocated although their refcount is 0 (in use in the present state of a commit).
   void set_reserved(const ClusterSet* reserved) {
     reserved_ = reserved;
     hint_ = 0;
+    run_hint_ = 0;
   }
   // A bit for every cluster that is in use. All blocks must be loaded.
   ClusterSet used_clusters() const;
@@ -113,7 +121,8 @@ class Refcounts {
   std::vector<uint8_t> block_flags_;
   RefcountArray array_;
   size_t dirty_blocks_ = 0;
-  uint64_t hint_ = 0;
+  uint64_t hint_ = 0;      // nothing is free below
+  uint64_t run_hint_ = 0;  // where the search for the next run starts; smaller holes below stay for single clusters
   const ClusterSet* reserved_ = nullptr;
   std::vector<std::pair<uint64_t, uint64_t>> superseded_tables_;
 };

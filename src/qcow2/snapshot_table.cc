@@ -95,11 +95,11 @@ std::string text(std::span<const std::byte> bytes) {
 
 }  // namespace
 
-Result<std::vector<Snapshot>> read_snapshot_table(BlockDevice& file, const Header& header) {
-  std::vector<Snapshot> snapshots;
-  if (header.nb_snapshots == 0) return snapshots;
+Result<SnapshotTable> read_snapshot_table(BlockDevice& file, const Header& header) {
+  SnapshotTable table;
+  if (header.nb_snapshots == 0) return table;
   const uint64_t file_size = TRY(file.size());
-  snapshots.reserve(header.nb_snapshots);
+  table.snapshots.reserve(header.nb_snapshots);
   TableReader reader(file, header.snapshots_offset, file_size);
   for (uint32_t i = 0; i < header.nb_snapshots; ++i) {
     RawSnapshot raw;
@@ -131,9 +131,10 @@ Result<std::vector<Snapshot>> read_snapshot_table(BlockDevice& file, const Heade
     s.name = text(TRY(reader.take(name_size)));
     if (const uint64_t rest = reader.taken() % 8; rest != 0 && i + 1 < header.nb_snapshots) TRY(reader.take(8 - rest));
     TRY(check_l1(file, header, s, i, file_size));
-    snapshots.push_back(std::move(s));
+    table.snapshots.push_back(std::move(s));
   }
-  return snapshots;
+  table.bytes = reader.taken();
+  return table;
 }
 
 std::vector<std::byte> serialize_snapshot_table(std::span<const Snapshot> snapshots) {

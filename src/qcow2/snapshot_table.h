@@ -26,8 +26,13 @@ struct Snapshot {
   std::vector<std::byte> unknown_extra_data;  // what follows the known extra data, kept as found
 };
 
+struct SnapshotTable {
+  std::vector<Snapshot> snapshots;
+  uint64_t bytes = 0;  // that the table takes in the file, from header.snapshots_offset on
+};
+
 // Reads the table that `header` points to and checks every entry: lengths, L1 ranges and alignment, file bounds.
-Result<std::vector<Snapshot>> read_snapshot_table(BlockDevice& file, const Header& header);
+Result<SnapshotTable> read_snapshot_table(BlockDevice& file, const Header& header);
 std::vector<std::byte> serialize_snapshot_table(std::span<const Snapshot> snapshots);
 
 // How QEMU's block layer finds a snapshot by a user's word: by id first, then by name (qemu-img snapshot -a; convert

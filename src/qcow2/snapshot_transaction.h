@@ -34,7 +34,9 @@ using HeaderSector = std::array<std::byte, kHeaderSectorSize>;
 struct PreparedCommit {
   HeaderSector before{};
   HeaderSector after{};
-  std::vector<FileRange> freed;  // in use before, free after; adjacent ones merged
+  std::vector<FileRange> freed;   // in use before, free after; adjacent ones merged
+  std::vector<FileRange> shadow;  // written by prepare(), free before
+  uint64_t old_file_size = 0;     // bytes, before prepare()
 };
 
 class SnapshotTransaction {
@@ -42,7 +44,7 @@ class SnapshotTransaction {
   // The image must be open for writing; it is flushed first. One transaction at a time, no guest I/O until it ends.
   static Result<SnapshotTransaction> begin(Image& image);
   SnapshotTransaction(SnapshotTransaction&&) noexcept;
-  ~SnapshotTransaction();  // not prepared, or not committed: gives the shadow clusters back
+  ~SnapshotTransaction();  // without a successful prepare(): gives the shadow clusters back
 
   // The table as it is going to be; indexes below refer to it.
   const std::vector<Snapshot>& snapshots() const;
@@ -52,11 +54,13 @@ class SnapshotTransaction {
   Result<void> remove(std::span<const size_t> indexes);  // any number, in one pass over the tables
   Result<void> rename(size_t index, const std::string& new_name);
 
-  // Writes everything but the header and flushes. On failure the image is as it was and the space is given back.
+  // Writes everything but the header and flushes. On failure the image is as it was and the space is given back. After
+  // it, either commit() or abandon() follows.
   Result<PreparedCommit> prepare();
 
-  // Writes prepared.after over prepared.before and flushes, then reloads `image`. kInUse-like conflicts (the sector is
-  // neither) are kCorrupt. Idempotent: committing what is committed does nothing.
+  // Writes prepared.after over prepared.before and flushes, then reloads `image`. A sector that is
+  // neither of the two is a conflict (kInUse): another program has written to the image. Idempotent: committing what is
+  // committed does nothing.
   static Result<void> commit(Image& image, const PreparedCommit& prepared);
   // The same on a bare device, for the journal's recovery.
   static Result<void> commit_sector(BlockDevice& file, const HeaderSector& before, const HeaderSector& after);

@@ -1,0 +1,205 @@
+#include "qcow2/table_pass.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "qcow2/corruption.h"
+
+namespace varve::qcow2 {
+namespace {
+
+constexpr size_t kBatchBytes = size_t{2} << 20;  // stays in the processor's cache between read, change and write
+
+void clear_copied(std::span<be64> words, uint32_t words_per_entry) {
+  // COPIED is the top bit of the first byte on disk.
+  auto* bytes = reinterpret_cast<unsigned char*>(words.data());
+  for (size_t i = 0; i < words.size(); i += words_per_entry) bytes[i * 8] &= 0x7f;
+}
+
+bool any_copied(std::span<const be64> words, uint32_t words_per_entry) {
+  const auto* bytes = reinterpret_cast<const unsigned char*>(words.data());
+  unsigned found = 0;
+  for (size_t i = 0; i < words.size(); i += words_per_entry) found |= bytes[i * 8];
+  return (found & 0x80) != 0;
+}
+
+}  // namespace
+
+Result<std::vector<TableReference>> table_references(std::span<const uint64_t> l1, const EntryFormat& format,
+                                                     const std::string& image) {
+  std::vector<TableReference> references;
+  for (uint64_t i = 0; i < l1.size(); ++i) {
+    const uint64_t entry = l1[i];
+    if ((entry & ~kEntryCopied) == 0) continue;
+    const uint64_t offset = entry & kOffsetMask;
+    if ((entry & ~(kEntryCopied | kOffsetMask)) != 0 || offset % format.cluster_size() != 0)
+      return corruption(image, offset,
+                        fmt::format("L1 entry {} ({:#x}) is misaligned or has reserved bits set", i, entry));
+    references.push_back({i, offset});
+  }
+  return references;
+}
+
+size_t TablePass::tables_per_batch() const {
+  return std::max<size_t>(1, kBatchBytes / format_.cluster_size());
+}
+
+Result<void> TablePass::read_batch(std::span<const TableReference> batch) {
+  const uint64_t cluster_size = format_.cluster_size();
+  const uint64_t file_size = TRY(file_.size());
+  buffer_.resize(batch.size() * words_per_table());
+  for (size_t i = 0; i < batch.size();) {
+    size_t end = i + 1;
+    while (end < batch.size() && batch[end].host_offset == batch[end - 1].host_offset + cluster_size) ++end;
+    if (batch[end - 1].host_offset + cluster_size > file_size)
+      return corruption(file_.name(), batch[end - 1].host_offset,
+                        fmt::format("L2 table at offset {:#x} lies outside of the file of {} bytes",
+                                    batch[end - 1].host_offset, file_size));
+    const auto piece = std::span(buffer_).subspan(i * words_per_table(), (end - i) * words_per_table());
+    TRY(file_.read_at(batch[i].host_offset, std::as_writable_bytes(piece)));
+    i = end;
+  }
+  return {};
+}
+
+// Calls change(first cluster, count) for every run of consecutive clusters that the table refers to.
+template <typename Change>
+Result<void> TablePass::for_each_run(const TableReference& reference, std::span<const be64> words, Change change,
+                                     PassTotals* totals) {
+  const uint64_t cluster_size = format_.cluster_size();
+  const uint32_t step = format_.entry_words();
+  uint64_t run_start = 0;
+  uint64_t run_end = 0;
+  const auto finish_run = [&]() -> Result<void> {
+    if (run_end == run_start) return {};
+    const uint64_t count = (run_end - run_start) >> format_.cluster_bits;
+    if (totals != nullptr) totals->data_clusters += count;
+    return change(run_start >> format_.cluster_bits, count);
+  };
+  for (size_t i = 0; i < words.size(); i += step) {
+    const uint64_t entry = words[i];
+    if (entry == 0) continue;
+    if ((entry & kEntryCompressed) != 0) {
+      const CompressedRange range = format_.compressed_range(entry);
+      const uint64_t first = range.offset >> format_.cluster_bits;
+      const uint64_t last = (range.offset + range.length - 1) >> format_.cluster_bits;
+      if (totals != nullptr) totals->compressed_bytes += range.length;
+      TRY(change(first, last - first + 1));
+      continue;
+    }
+    const uint64_t offset = entry & kOffsetMask;
+    if (offset == 0) continue;
+    if (offset == run_end) {
+      run_end += cluster_size;
+      continue;
+    }
+    if ((offset & (cluster_size - 1)) != 0)
+      return corruption(file_.name(), reference.host_offset + i * 8,
+                        fmt::format("L2 entry {} of the table at offset {:#x} ({:#x}) is not cluster-aligned", i / step,
+                                    reference.host_offset, entry));
+    TRY(finish_run());
+    run_start = offset;
+    run_end = offset + cluster_size;
+  }
+  return finish_run();
+}
+
+// Writes the tables of the batch that are marked, next to each other where there is room, and notes where.
+Result<void> TablePass::write_changed(std::span<const uint8_t> changed, std::span<uint64_t> new_offsets) {
+  // Changed tables move together to the front of the buffer.
+  std::vector<size_t> origin;
+  for (size_t i = 0; i < changed.size(); ++i) {
+    if (changed[i] == 0) continue;
+    if (origin.size() != i) std::copy(words(i).begin(), words(i).end(), words(origin.size()).begin());
+    origin.push_back(i);
+  }
+  if (origin.empty()) return {};
+  const uint64_t first = TRY(refcounts_.allocate(origin.size()));
+  written_.emplace_back(first, origin.size());
+  const auto piece = std::span(buffer_).first(origin.size() * words_per_table());
+  TRY(file_.write_at(first << format_.cluster_bits, std::as_bytes(piece)));
+  for (size_t k = 0; k < origin.size(); ++k) new_offsets[origin[k]] = (first + k) << format_.cluster_bits;
+  return {};
+}
+
+Result<std::vector<uint64_t>> TablePass::add_references(std::span<const TableReference> references) {
+  std::vector<uint64_t> moved(references.size());
+  std::vector<uint8_t> changed;
+  for (size_t at = 0; at < references.size(); at += tables_per_batch()) {
+    const auto batch = references.subspan(at, std::min(tables_per_batch(), references.size() - at));
+    TRY(read_batch(batch));
+    changed.assign(batch.size(), 0);
+    for (size_t i = 0; i < batch.size(); ++i) {
+      TRY(for_each_run(
+          batch[i], words(i), [&](uint64_t first, uint64_t count) { return refcounts_.increment(first, count); },
+          nullptr));
+      if (!any_copied(words(i), format_.entry_words())) continue;
+      clear_copied(words(i), format_.entry_words());
+      changed[i] = 1;
+    }
+    TRY(write_changed(changed, std::span(moved).subspan(at, batch.size())));
+  }
+  return moved;
+}
+
+Result<void> TablePass::drop_references(std::span<const TableReference> references, PassTotals* totals) {
+  for (size_t at = 0; at < references.size(); at += tables_per_batch()) {
+    const auto batch = references.subspan(at, std::min(tables_per_batch(), references.size() - at));
+    TRY(read_batch(batch));
+    for (size_t i = 0; i < batch.size(); ++i)
+      TRY(for_each_run(
+          batch[i], words(i), [&](uint64_t first, uint64_t count) { return refcounts_.decrement(first, count); },
+          totals));
+  }
+  return {};
+}
+
+// Entry by entry, but whole runs of clusters that are ours alone are settled with one look at their refcounts.
+bool TablePass::refresh_table(std::span<be64> table) {
+  const uint64_t cluster_size = format_.cluster_size();
+  const uint32_t step = format_.entry_words();
+  bool changed = false;
+  for (size_t i = 0; i < table.size();) {
+    const uint64_t entry = table[i];
+    const uint64_t offset = entry & kOffsetMask;
+    if ((entry & kEntryCompressed) != 0 || offset == 0) {
+      i += step;
+      continue;
+    }
+    size_t end = i + step;
+    uint64_t next = offset + cluster_size;
+    while (end < table.size()) {
+      const uint64_t following = table[end];
+      if ((following & kEntryCompressed) != 0 || (following & kOffsetMask) != next) break;
+      next += cluster_size;
+      end += step;
+    }
+    const uint64_t first = offset >> format_.cluster_bits;
+    const bool all_ours = refcounts_.all_loaded_equal(first, (end - i) / step, 1);
+    for (uint64_t cluster = first; i < end; i += step, ++cluster) {
+      const uint64_t old = table[i];
+      const bool ours = all_ours || refcounts_.get_loaded(cluster) == 1;
+      const uint64_t now = ours ? old | kEntryCopied : old & ~kEntryCopied;
+      if (now == old) continue;
+      table[i] = now;
+      changed = true;
+    }
+  }
+  return changed;
+}
+
+Result<std::vector<uint64_t>> TablePass::refresh_copied(std::span<const TableReference> references) {
+  std::vector<uint64_t> moved(references.size());
+  std::vector<uint8_t> changed;
+  for (size_t at = 0; at < references.size(); at += tables_per_batch()) {
+    const auto batch = references.subspan(at, std::min(tables_per_batch(), references.size() - at));
+    TRY(read_batch(batch));
+    changed.assign(batch.size(), 0);
+    for (size_t i = 0; i < batch.size(); ++i) changed[i] = refresh_table(words(i)) ? 1 : 0;
+    TRY(write_changed(changed, std::span(moved).subspan(at, batch.size())));
+  }
+  return moved;
+}
+
+}  // namespace varve::qcow2
