@@ -1,18 +1,15 @@
 // From text to tree, in two steps. libxml2 reads the text first and throws away what it builds: it decides whether this
 // is well-formed XML that we want to look at. Only then is the tree cut from the bytes, by a cutter that can be
 // simple because there are no document types, no entities of their own and no errors left.
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <libxml/parser.h>
 #include <libxml/parserInternals.h>
 #include <libxml/xmlerror.h>
-#include <sys/stat.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <mutex>
 
-#include "base/unique_fd.h"
+#include "base/atomic_file.h"
 #include "domain/xml.h"
 
 namespace varve::xml {
@@ -323,23 +320,7 @@ Result<Document> Document::parse(std::string_view text, const std::string& name)
 }
 
 Result<Document> Document::load(const std::string& path) {
-  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (!fd) return system_error(errno, "reading " + path, path);
-  struct stat status{};
-  if (::fstat(fd.get(), &status) != 0) return system_error(errno, "reading " + path, path);
-  if (!S_ISREG(status.st_mode)) return bad_document(ErrorKind::kCorrupt, path, 0, "not a regular file");
-  if (static_cast<uint64_t>(status.st_size) > kMaxDocumentSize) return too_large(path);
-  std::string text;
-  while (text.size() <= kMaxDocumentSize) {
-    const size_t had = text.size();
-    // One byte more than is expected, so that a file that does not grow is read at one go and its end is seen.
-    const size_t expected = static_cast<size_t>(status.st_size) + 1;
-    text.resize(std::max(expected, had + 4096));
-    const ssize_t got = ::read(fd.get(), text.data() + had, text.size() - had);
-    if (got < 0 && errno != EINTR) return system_error(errno, "reading " + path, path);
-    text.resize(had + static_cast<size_t>(std::max<ssize_t>(got, 0)));
-    if (got == 0) break;
-  }
+  const std::string text = TRY(read_file(path, kMaxDocumentSize));
   return parse(text, path);
 }
 
