@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <optional>
 
+#include "cli/image_command.h"
 #include "cli/version.h"
 
 namespace varve::cli {
@@ -15,12 +18,24 @@ using AddNoun = void (*)(CLI::App&, Context&);
 // In the order of the help text.
 constexpr std::initializer_list<AddNoun> kNouns = {};
 
+int finish(Output& output, int code) {
+  if (output.finish() || code != 0) return code;
+  output.error("not everything was printed: standard output can't be written");
+  return static_cast<int>(ExitCode::kFailed);
+}
+
 int finish(Context& context, ExitCode code) {
-  if (!context.output.finish() && code == ExitCode::kDone) {
-    context.output.error("not everything was printed: standard output can't be written");
-    code = ExitCode::kFailed;
+  return finish(context.output, static_cast<int>(code));
+}
+
+// Where `image` stands, if it is the noun: its arguments are qemu-img's, which CLI11 can't spell.
+std::optional<size_t> position_of_image(const std::vector<std::string>& arguments) {
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    if (arguments[i] == "image") return i;
+    if (!arguments[i].starts_with('-')) return std::nullopt;
+    if (arguments[i] == "-c" || arguments[i] == "--connect") ++i;
   }
-  return static_cast<int>(code);
+  return std::nullopt;
 }
 
 int run_action(Context& context) {
@@ -51,6 +66,11 @@ Error usage_error(const CLI::App& app, const CLI::ParseError& error) {
 
 }  // namespace
 
+int run_as_qemu_img(const std::vector<std::string>& arguments) {
+  Output output("qemu-img");
+  return finish(output, run_image_command(output, arguments, false));
+}
+
 int run_command(const std::vector<std::string>& arguments) {
   Context context("varve");
   CLI::App app("Snapshots of KVM/QEMU virtual machines", "varve");
@@ -65,10 +85,14 @@ int run_command(const std::vector<std::string>& arguments) {
   app.require_subcommand(1);
   app.fallthrough();  // global options may also stand behind the verb
   for (const AddNoun add : kNouns) add(app, context);
+  app.add_subcommand("image", "Disk images: create, info, snapshot, convert, spelled as qemu-img's");
 
+  const std::optional<size_t> image = position_of_image(arguments);
+  const auto ours_end = arguments.begin() + static_cast<ptrdiff_t>(image ? *image + 1 : arguments.size());
   try {
-    std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());  // as CLI11 wants them
-    app.parse(reversed);
+    std::vector<std::string> ours(arguments.begin(), ours_end);
+    std::reverse(ours.begin(), ours.end());  // as CLI11 wants them
+    app.parse(ours);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {  // --help, --version
       app.exit(error);
@@ -77,6 +101,8 @@ int run_command(const std::vector<std::string>& arguments) {
     context.output.error(usage_error(app, error));
     return finish(context, ExitCode::kUsage);
   }
+  if (image)
+    return finish(context.output, run_image_command(context.output, {ours_end, arguments.end()}, context.options.json));
   CHECK(context.action);
   return run_action(context);
 }

@@ -46,5 +46,7 @@ struct Context {
 
 // The whole command: parses `arguments` (without argv[0]), runs the verb, and returns the exit code.
 int run_command(const std::vector<std::string>& arguments);
+// The same, called through a link named `qemu-img`.
+int run_as_qemu_img(const std::vector<std::string>& arguments);
 
 }  // namespace varve::cli

@@ -24,9 +24,14 @@ constexpr bool kWeb = false;
 
 }  // namespace
 
+std::string version_number() {
+  return VARVE_VERSION;
+}
+
 std::string version_text() {
   const auto sign = [](bool present) { return present ? '+' : '-'; };
-  return fmt::format("varve {}\nparts: {}libvirt {}rbd {}web\n", VARVE_VERSION, sign(kLibvirt), sign(kRbd), sign(kWeb));
+  return fmt::format("varve {}\nparts: {}libvirt {}rbd {}web\n", version_number(), sign(kLibvirt), sign(kRbd),
+                     sign(kWeb));
 }
 
 }  // namespace varve::cli

@@ -5,6 +5,7 @@
 
 namespace varve::cli {
 
-std::string version_text();
+std::string version_number();  // "0.1.0"
+std::string version_text();    // with the parts, two lines
 
 }  // namespace varve::cli

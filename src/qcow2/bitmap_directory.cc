@@ -22,22 +22,22 @@ struct RawDirectoryEntry {
 };
 static_assert(sizeof(RawDirectoryEntry) == 24);
 
+enum BitmapFlag : uint32_t { kInUse = 1u << 0, kAutomatic = 1u << 1 };
+
 constexpr uint64_t kTableOffsetMask = 0x00fffffffffffe00ull;
 constexpr uint64_t kMaxTableEntries = 0x8000000;  // QEMU's limit
+constexpr uint32_t kMaxNameBytes = 1023;          // the same
 
 }  // namespace
 
-Result<std::vector<std::pair<uint64_t, uint64_t>>> bitmap_clusters(BlockDevice& file, const Header& header,
-                                                                   const BitmapsExtension& bitmaps) {
-  const uint64_t cluster_size = header.cluster_size();
+Result<std::vector<Bitmap>> read_bitmap_directory(BlockDevice& file, const Header& header,
+                                                  const BitmapsExtension& bitmaps) {
   const uint64_t file_size = TRY(file.size());
-  std::vector<std::pair<uint64_t, uint64_t>> clusters;
-  clusters.emplace_back(bitmaps.directory_offset / cluster_size, div_round_up(bitmaps.directory_size, cluster_size));
-
   std::vector<std::byte> directory(bitmaps.directory_size);
   if (bitmaps.directory_offset + bitmaps.directory_size > file_size)
     return corruption(file.name(), bitmaps.directory_offset, "the bitmap directory runs past the end of the file");
   TRY(file.read_at(bitmaps.directory_offset, directory));
+  std::vector<Bitmap> result;
   uint64_t at = 0;
   for (uint32_t i = 0; i < bitmaps.nb_bitmaps; ++i) {
     RawDirectoryEntry raw;
@@ -46,23 +46,49 @@ Result<std::vector<std::pair<uint64_t, uint64_t>>> bitmap_clusters(BlockDevice& 
     };
     if (at + sizeof raw > directory.size()) return bad("its entry runs past the bitmap directory");
     std::memcpy(static_cast<void*>(&raw), &directory[at], sizeof raw);
-    const uint64_t table_offset = raw.table_offset;
-    const uint64_t entries = raw.table_size;
-    if (entries > kMaxTableEntries) return bad("its table is too large");
-    if (table_offset % cluster_size != 0 || (entries != 0 && table_offset < cluster_size))
+    const uint64_t name_at = at + sizeof raw + uint64_t{raw.extra_data_size};
+    const uint64_t name_size = raw.name_size;
+    if (name_at + name_size > directory.size()) return bad("its entry runs past the bitmap directory");
+    if (name_size == 0 || name_size > kMaxNameBytes) return bad("its name is empty or too long");
+    if (raw.granularity_bits >= 64) return bad("its granularity is too large");
+    Bitmap bitmap;
+    bitmap.name.assign(name_size, '\0');
+    std::memcpy(bitmap.name.data(), &directory[name_at], name_size);
+    bitmap.table_offset = raw.table_offset;
+    bitmap.table_entries = raw.table_size;
+    bitmap.in_use = (raw.flags & kInUse) != 0;
+    bitmap.automatic = (raw.flags & kAutomatic) != 0;
+    bitmap.granularity = uint64_t{1} << raw.granularity_bits;
+    if (bitmap.table_entries > kMaxTableEntries) return bad("its table is too large");
+    if (bitmap.table_offset % header.cluster_size() != 0 ||
+        (bitmap.table_entries != 0 && bitmap.table_offset < header.cluster_size()))
       return bad("its table is misaligned or overlaps the header");
-    if (table_offset > file_size || entries * 8 > file_size - table_offset)
+    if (bitmap.table_offset > file_size || bitmap.table_entries * 8 > file_size - bitmap.table_offset)
       return bad("its table lies outside of the file");
-    if (entries != 0) clusters.emplace_back(table_offset / cluster_size, div_round_up(entries * 8, cluster_size));
-    std::vector<be64> table(entries);
-    if (entries != 0) TRY(file.read_at(table_offset, std::as_writable_bytes(std::span(table))));
+    result.push_back(std::move(bitmap));
+    at = align_up(name_at + name_size, 8);
+  }
+  return result;
+}
+
+Result<std::vector<std::pair<uint64_t, uint64_t>>> bitmap_clusters(BlockDevice& file, const Header& header,
+                                                                   const BitmapsExtension& bitmaps) {
+  const uint64_t cluster_size = header.cluster_size();
+  std::vector<std::pair<uint64_t, uint64_t>> clusters;
+  clusters.emplace_back(bitmaps.directory_offset / cluster_size, div_round_up(bitmaps.directory_size, cluster_size));
+  for (const Bitmap& bitmap : TRY(read_bitmap_directory(file, header, bitmaps))) {
+    if (bitmap.table_entries == 0) continue;
+    clusters.emplace_back(bitmap.table_offset / cluster_size, div_round_up(bitmap.table_entries * 8, cluster_size));
+    std::vector<be64> table(bitmap.table_entries);
+    TRY(file.read_at(bitmap.table_offset, std::as_writable_bytes(std::span(table))));
     for (const uint64_t entry : table) {
       const uint64_t offset = entry & kTableOffsetMask;
       if (offset == 0) continue;  // all zeroes or all ones, no cluster
-      if (offset % cluster_size != 0) return bad("its data is not cluster-aligned");
+      if (offset % cluster_size != 0)
+        return corruption(file.name(), bitmap.table_offset,
+                          fmt::format("dirty bitmap '{}': its data is not cluster-aligned", bitmap.name));
       clusters.emplace_back(offset / cluster_size, 1);
     }
-    at += align_up(sizeof raw + uint64_t{raw.extra_data_size} + uint64_t{raw.name_size}, 8);
   }
   return clusters;
 }

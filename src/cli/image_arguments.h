@@ -1,0 +1,69 @@
+// The command line of `varve image VERB`, read as qemu-img reads its own: getopt_long, options and operands in any
+// order, long options abbreviated, and qemu-img's words about what does not fit.
+#pragma once
+
+#include <getopt.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/output.h"
+
+namespace varve::cli {
+
+// What a verb gets: where to print, and its arguments without the verb itself.
+struct ImageCall {
+  Output& output;
+  std::vector<std::string> arguments;
+  bool json = false;  // `varve --json image …`
+};
+
+// Ends a verb: the exit code that qemu-img has for it. Everything is already printed.
+struct ImageExit {
+  int code = 0;
+};
+
+// Long options without a letter get values from here on.
+enum ImageOption : int {
+  kOptionHelp = 256,
+  kOptionObject,
+  kOptionImageOpts,
+  kOptionOutput,
+  kOptionBackingChain,
+  kOptionTargetImageOpts,
+  kOptionTargetIsZero,
+  kOptionSalvage,
+  kOptionBitmaps,
+  kOptionSkipBroken,
+};
+
+struct ImageLongOption {
+  const char* name;
+  bool has_value;
+  int id;  // a letter or an ImageOption
+};
+
+struct ParsedImageOption {
+  int id;  // a letter or an ImageOption
+  std::string value;
+};
+
+struct ParsedImageArguments {
+  std::vector<ParsedImageOption> options;  // in order
+  std::vector<std::string> operands;
+  std::optional<ImageExit> failed;  // printed: the caller returns it
+};
+
+// `letters` as for getopt: "f:b:qu".
+ParsedImageArguments parse_image_arguments(const ImageCall& call, const std::string& letters,
+                                           const std::vector<ImageLongOption>& long_options);
+
+// Prints "PROGRAM: TEXT", and where the help is. Exit code 1.
+ImageExit usage_failure(Output& output, const std::string& text);
+// A size as an argument; `what` as in "Invalid image size specified". Prints why it is none.
+std::optional<uint64_t> size_argument(Output& output, const std::string& what, const std::string& text);
+// How the command is called: "qemu-img" or "varve image".
+std::string command_name(const Output& output);
+
+}  // namespace varve::cli

@@ -1,0 +1,66 @@
+#include "cli/image_command.h"
+
+#include <fmt/format.h>
+
+#include <array>
+
+#include "cli/version.h"
+
+namespace varve::cli {
+
+namespace {
+
+using Verb = ImageExit (*)(const ImageCall&);
+
+constexpr std::array<std::pair<const char*, Verb>, 4> kVerbs = {{
+    {"create", image_create},
+    {"info", image_info},
+    {"snapshot", image_snapshot},
+    {"convert", image_convert},
+}};
+
+constexpr const char* kHelp =
+    R"(Disk images, raw and qcow2: the commands, options, output and exit codes of qemu-img 7.2.
+
+  {0} create [-q] [-f FORMAT] [-b BACKING_FILE -F FORMAT] [-u] [-o OPTIONS] FILE [SIZE]
+      makes a new image; -b lets BACKING_FILE show through, -u does so without looking at it
+  {0} info [-f FORMAT] [--output=human|json] [--backing-chain] [-U] FILE
+      says what is in an image; opens no other file, unless --backing-chain asks for it
+  {0} snapshot [-f FORMAT] [-q] [-U] [-l | -c NAME | -a SNAPSHOT | -d NAME] FILE
+      lists, creates, applies (reverts to) or deletes the snapshots inside of a qcow2 image
+  {0} convert [-p] [-q] [-n] [-U] [-f FORMAT] [-O FORMAT] [-B BACKING_FILE -F FORMAT] [-o OPTIONS]
+      [-l SNAPSHOT] [-S SIZE] [--target-is-zero] FILE... TARGET
+      copies the disk in FILE (or a snapshot of it) to a new image; holes stay holes
+
+  FORMAT    raw or qcow2
+  OPTIONS   NAME=VALUE,...; `-o help` lists them
+  SIZE      bytes, or a number with one of the suffixes k, M, G, T, P, E (powers of 1024)
+  SNAPSHOT  an id or a name; for convert also snapshot.id=ID,snapshot.name=NAME
+  -U        open an image that another process may be writing to
+  -q        print errors only
+  -p        show progress
+)";
+
+}  // namespace
+
+ImageExit image_help(Output& output) {
+  output.print(fmt::format(fmt::runtime(kHelp), command_name(output)));
+  return {0};
+}
+
+int run_image_command(Output& output, const std::vector<std::string>& arguments, bool json) {
+  if (arguments.empty()) return usage_failure(output, "Not enough arguments").code;
+  const std::string& verb = arguments[0];
+  if (verb == "-h" || verb == "--help") return image_help(output).code;
+  if (verb == "-V" || verb == "--version") {
+    output.print(fmt::format("qemu-img version 7.2 (Varve {})\n", version_number()));
+    return 0;
+  }
+  if (verb.starts_with('-')) return usage_failure(output, fmt::format("unrecognized option '{}'", verb)).code;
+  for (const auto& [name, run] : kVerbs) {
+    if (verb == name) return run({output, {arguments.begin() + 1, arguments.end()}, json}).code;
+  }
+  return usage_failure(output, "Command not found: " + verb).code;
+}
+
+}  // namespace varve::cli

@@ -1,0 +1,24 @@
+// `varve image VERB …`, and the whole command when it is called through a link named `qemu-img`: the options, output,
+// messages and exit codes of qemu-img 7.2.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cli/image_arguments.h"
+
+namespace varve::cli {
+
+// `arguments`: what follows `varve image`. Returns the exit code.
+int run_image_command(Output& output, const std::vector<std::string>& arguments, bool json);
+
+// Prints the help of all verbs.
+ImageExit image_help(Output& output);
+
+// One per file, image_VERB.cc.
+ImageExit image_create(const ImageCall& call);
+ImageExit image_info(const ImageCall& call);
+ImageExit image_snapshot(const ImageCall& call);
+ImageExit image_convert(const ImageCall& call);
+
+}  // namespace varve::cli

@@ -1,0 +1,224 @@
+// `image convert`: a disk, or a snapshot of it, into a new image.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "cli/image_command.h"
+#include "cli/image_convert_arguments.h"
+#include "cli/image_errors.h"
+#include "cli/image_options.h"
+#include "image/backing_name.h"
+#include "image/convert.h"
+#include "image/create.h"
+#include "image/open.h"
+
+namespace varve::cli {
+
+namespace {
+
+// A source disk, with what keeps it open. The view of a snapshot must go before its image.
+struct Source {
+  image::OpenImage image;
+  std::unique_ptr<BlockDevice> snapshot = nullptr;
+  image::ConvertSource disk = {};
+};
+
+// `qemu-img convert` prints its progress to standard output, wherever that goes.
+class Progress {
+ public:
+  Progress(Output& output, bool wanted) : output_(output), wanted_(wanted) { show(0); }
+  ~Progress() {
+    if (wanted_) output_.print("\n");
+  }
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+
+  void update(uint64_t done, uint64_t total) {
+    if (total == 0) return;
+    const double percent = 100.0 * static_cast<double>(done) / static_cast<double>(total);
+    if (percent - shown_ >= 1.0) show(percent);
+  }
+  void finish() { show(100); }
+
+ private:
+  void show(double percent) {
+    shown_ = percent;
+    if (!wanted_) return;
+    output_.print(fmt::format("    ({:.2f}/100%)\r", percent));
+    std::fflush(output_.out());
+  }
+
+  Output& output_;
+  bool wanted_;
+  double shown_ = 0;
+};
+
+std::optional<size_t> find_snapshot(std::span<const qcow2::Snapshot> snapshots, const SnapshotSelector& selector) {
+  if (selector.id_or_name) return qcow2::find_by_id_or_name(snapshots, *selector.id_or_name);
+  if (!selector.id && !selector.name) return std::nullopt;
+  for (size_t i = 0; i < snapshots.size(); ++i) {
+    const bool id_fits = !selector.id || *selector.id == snapshots[i].id;
+    const bool name_fits = !selector.name || *selector.name == snapshots[i].name;
+    if (id_fits && name_fits) return i;
+  }
+  return std::nullopt;
+}
+
+Result<void> select_snapshot(Source& source, const SnapshotSelector& selector) {
+  qcow2::Image* image = source.image.qcow2();
+  if (image == nullptr) {
+    return make_error(ErrorKind::kUnsupported,
+                      "Failed to load snapshot: Block format 'raw' used by device '' does not support temporarily "
+                      "loading internal snapshots");
+  }
+  const std::optional<size_t> index = find_snapshot(image->snapshots(), selector);
+  if (!index) return make_error(ErrorKind::kNotFound, "Failed to load snapshot: Can't find snapshot");
+  source.snapshot = TRY(image->open_snapshot(*index));
+  source.disk.layers.front() = source.snapshot.get();
+  return {};
+}
+
+Result<std::vector<Source>> open_sources(const ConvertRequest& request) {
+  std::optional<image::Format> format;
+  if (request.format && !(format = image::format_of_name(*request.format))) {
+    return make_error(ErrorKind::kInvalidArgument, fmt::format("Could not open '{}': Unknown driver '{}'",
+                                                               request.sources.front(), *request.format));
+  }
+  std::vector<Source> sources;
+  for (const std::string& path : request.sources) {
+    image::OpenFailure failure;
+    Result<image::OpenImage> opened = image::open_image(
+        path, {.format = format, .use = image::Use::kRead, .share_with_writers = request.share}, &failure);
+    if (!opened) {
+      Error error = std::move(opened).error();
+      error.message = fmt::format("Could not open '{}': {}", path, qemu_open_reason(failure));
+      return error;
+    }
+    sources.push_back({.image = std::move(*opened)});
+    for (const auto& device : sources.back().image.devices()) sources.back().disk.layers.push_back(device.get());
+  }
+  if (request.snapshot) {
+    if (sources.size() > 1) {
+      return make_error(ErrorKind::kInvalidArgument, "No support for concatenating multiple snapshot");
+    }
+    TRY(select_snapshot(sources.front(), *request.snapshot));
+  }
+  for (Source& source : sources) source.disk.size = TRY(source.disk.layers.front()->size());
+  return sources;
+}
+
+// -o, -B and -F together; -o size is of no effect, as with qemu-img.
+Result<ImageOptions> target_options(const ConvertRequest& request, image::Format format, uint64_t size) {
+  ImageOptions options(format);
+  if (request.options) TRY(options.parse(*request.options));
+  TRY(options.set("size", fmt::format("{}", size)));
+  if (request.backing_file) {
+    if (!options.knows("backing_file")) {
+      return make_error(ErrorKind::kInvalidArgument,
+                        fmt::format("Backing file not supported for file format '{}'", request.target_format));
+    }
+    TRY(options.set("backing_file", *request.backing_file));
+  }
+  if (request.backing_format) {
+    if (!options.knows("backing_fmt")) {
+      return make_error(ErrorKind::kInvalidArgument,
+                        fmt::format("Backing file format not supported for file format '{}'", request.target_format));
+    }
+    TRY(options.set("backing_fmt", *request.backing_format));
+  }
+  if (options.text("backing_file")) {
+    if (request.sources.size() > 1) {
+      return make_error(ErrorKind::kInvalidArgument,
+                        "Having a backing file for the target makes no sense when concatenating multiple input images");
+    }
+    if (!options.text("backing_fmt")) {
+      return make_error(ErrorKind::kInvalidArgument, "Use of backing file requires explicit backing format");
+    }
+  }
+  return options;
+}
+
+Result<void> create_target(const ConvertRequest& request, const ImageOptions& options) {
+  const auto create = [&]() -> Result<void> {
+    TRY(refuse_unsupported(options));
+    if (options.format() == image::Format::kRaw) return image::create_raw(request.target, *options.number("size"));
+    return image::create_qcow2(request.target, TRY(qcow2_create_options(options)));
+  };
+  Result<void> created = create();
+  if (created) return created;
+  created.error().message = fmt::format("{}: error while converting {}: {}", request.target, request.target_format,
+                                        qemu_reason(created.error(), request.target, "create"));
+  return created;
+}
+
+Result<image::OpenImage> open_target(const ConvertRequest& request, image::Format format) {
+  image::OpenFailure failure;
+  Result<image::OpenImage> opened =
+      image::open_image(request.target, {.format = format, .use = image::Use::kWrite}, &failure);
+  if (!opened) {
+    opened.error().message = fmt::format("Could not open '{}': {}", request.target, qemu_open_reason(failure));
+  }
+  return opened;
+}
+
+// Errors of the copy say "error while writing at byte 5: …"; the reason is the system's where it gave one.
+Error copy_error(Error error, const std::string& target) {
+  const size_t end = error.message.find(": ");
+  if (error.sys_errno != 0 && error.message.starts_with("error while ") && end != std::string::npos) {
+    error.message = error.message.substr(0, end + 2) + std::strerror(error.sys_errno);
+  }
+  return std::move(error).with_note(fmt::format("'{}' is incomplete, and of no use", target));
+}
+
+Result<void> run(Output& output, const ConvertRequest& request) {
+  Progress progress(output, request.progress);
+  std::vector<Source> sources = TRY(open_sources(request));
+  std::vector<image::ConvertSource> disks;
+  uint64_t size = 0;
+  for (const Source& source : sources) {
+    disks.push_back(source.disk);
+    size += source.disk.size;
+  }
+  const std::optional<image::Format> format = image::format_of_name(request.target_format);
+  if (!format) {
+    return make_error(ErrorKind::kInvalidArgument, fmt::format("Unknown file format '{}'", request.target_format));
+  }
+  if (const auto protocol = image::protocol_of(request.target); protocol && *protocol != "file") {
+    return make_error(ErrorKind::kInvalidArgument, fmt::format("Unknown protocol '{}'", *protocol));
+  }
+  bool has_backing = request.backing_file.has_value();
+  if (!request.skip_create) {
+    const ImageOptions options = TRY(target_options(request, *format, size));
+    has_backing = options.text("backing_file").has_value();
+    TRY(create_target(request, options));
+  }
+  const image::OpenImage target = TRY(open_target(request, *format));
+  if (TRY(target.device()->size()) < size) {
+    return make_error(ErrorKind::kInvalidArgument, "output file is smaller than input file");
+  }
+  const bool is_new = !request.skip_create && !target.file().is_block_device();
+  image::ConvertOptions options;
+  options.sparse_size = request.sparse_size;
+  options.target_is_zero = !has_backing && (is_new || request.target_is_zero);
+  options.only_top_layer = has_backing;
+  options.progress = [&](uint64_t done, uint64_t total) { progress.update(done, total); };
+  Result<void> copied = image::convert(disks, *target.device(), options);
+  if (copied) copied = target.device()->flush();
+  if (!copied) return copy_error(std::move(copied).error(), request.target);
+  progress.finish();
+  return {};
+}
+
+}  // namespace
+
+ImageExit image_convert(const ImageCall& call) {
+  ConvertArguments arguments = parse_convert_arguments(call);
+  if (arguments.finished) return *arguments.finished;
+  const Result<void> done = run(call.output, arguments.request);
+  if (!done) return image_failure(call.output, done.error().message, &done.error());
+  return {0};
+}
+
+}  // namespace varve::cli

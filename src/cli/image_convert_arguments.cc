@@ -1,0 +1,226 @@
+#include "cli/image_convert_arguments.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <string_view>
+
+#include "cli/image_command.h"
+#include "cli/image_errors.h"
+#include "cli/image_options.h"
+
+namespace varve::cli {
+
+namespace {
+
+constexpr uint64_t kMaxSparseSize = 16u << 20;
+constexpr std::string_view kSelectorPrefix = "snapshot.";
+
+bool is_cache_mode(const std::string& mode) {
+  constexpr std::array<std::string_view, 6> kModes = {"none",         "off",        "writeback",
+                                                      "writethrough", "directsync", "unsafe"};
+  return std::ranges::find(kModes, mode) != kModes.end();
+}
+
+bool is_coroutine_count(const std::string& text) {
+  unsigned count = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
+  return error == std::errc() && end == text.data() + text.size() && count >= 1 && count <= 16;
+}
+
+// Prints why a selector is none.
+std::optional<SnapshotSelector> parse_selector(Output& output, const std::string& text) {
+  SnapshotSelector selector;
+  if (!text.starts_with(kSelectorPrefix)) {
+    selector.id_or_name = text;
+    return selector;
+  }
+  size_t begin = 0;
+  while (begin <= text.size()) {
+    // The next element; ",," in it is a comma.
+    std::string element;
+    size_t at = begin;
+    for (; at < text.size(); ++at) {
+      if (text[at] == ',' && (at + 1 == text.size() || text[at + 1] != ',')) break;
+      if (text[at] == ',') ++at;
+      element += text[at];
+    }
+    begin = at + 1;
+    const size_t equals = element.find('=');
+    const std::string name = element.substr(0, equals);
+    const std::string value = equals == std::string::npos ? "on" : element.substr(equals + 1);
+    if (name == "snapshot.id") {
+      selector.id = value;
+    } else if (name == "snapshot.name") {
+      selector.name = value;
+    } else {
+      output.error(fmt::format("Invalid parameter '{}'", name));
+      output.error(fmt::format("Failed in parsing snapshot param '{}'", text));
+      return std::nullopt;
+    }
+  }
+  return selector;
+}
+
+class Parser {
+ public:
+  explicit Parser(const ImageCall& call) : output_(call.output) {}
+
+  ConvertArguments parse(const ImageCall& call) {
+    const ParsedImageArguments parsed = parse_image_arguments(call, "hf:O:B:CcF:o:l:S:pt:T:qnm:WUr:",
+                                                              {{"help", false, 'h'},
+                                                               {"source-image-opts", false, kOptionImageOpts},
+                                                               {"object", true, kOptionObject},
+                                                               {"image-opts", false, kOptionImageOpts},
+                                                               {"force-share", false, 'U'},
+                                                               {"target-image-opts", false, kOptionTargetImageOpts},
+                                                               {"salvage", false, kOptionSalvage},
+                                                               {"target-is-zero", false, kOptionTargetIsZero},
+                                                               {"bitmaps", false, kOptionBitmaps},
+                                                               {"rate-limit", true, 'r'},
+                                                               {"skip-broken-bitmaps", false, kOptionSkipBroken}});
+    if (parsed.failed) return finish(*parsed.failed);
+    for (const ParsedImageOption& option : parsed.options) {
+      if (const std::optional<ImageExit> exit = take(option)) return finish(*exit);
+    }
+    return complete(parsed.operands);
+  }
+
+ private:
+  static ConvertArguments finish(ImageExit exit) { return {{}, exit}; }
+  ImageExit fail(const std::string& message) { return image_failure(output_, message); }
+  ImageExit unsupported(const std::string& option) {
+    return fail(fmt::format("{} is not supported by this version of Varve", option));
+  }
+
+  std::optional<ImageExit> take(const ParsedImageOption& option) {
+    const std::string& value = option.value;
+    switch (option.id) {
+      case 'h':
+        return image_help(output_);
+      case 'f':
+        request_.format = value;
+        break;
+      case 'O':
+        request_.target_format = value;
+        break;
+      case 'B':
+        request_.backing_file = value;
+        break;
+      case 'F':
+        request_.backing_format = value;
+        break;
+      case 'o':
+        if (!is_option_list(value)) return fail("Invalid option list: " + value);
+        request_.options = request_.options ? *request_.options + "," + value : value;
+        break;
+      case 'l':
+        request_.snapshot = parse_selector(output_, value);
+        if (!request_.snapshot) return ImageExit{1};
+        break;
+      case 'S':
+        return take_sparse_size(value);
+      case 'p':
+        request_.progress = true;
+        break;
+      case 'q':
+        quiet_ = true;
+        break;
+      case 'n':
+        request_.skip_create = true;
+        break;
+      case 'U':
+        request_.share = true;
+        break;
+      case 'C':
+        offload_ = true;
+        break;
+      case 't':
+        cache_ = value;
+        break;
+      case 'T':
+        source_cache_ = value;
+        break;
+      case 'W':
+        break;  // the order of writes is ours anyhow
+      case 'm':
+        if (!is_coroutine_count(value)) {
+          return fail("Invalid number of coroutines. Allowed number of coroutines is between 1 and 16");
+        }
+        break;
+      case kOptionTargetIsZero:
+        request_.target_is_zero = true;
+        break;
+      case 'c':
+        return unsupported("-c");
+      case 'r':
+        return unsupported("-r");
+      case kOptionObject:
+        return unsupported("--object");
+      case kOptionImageOpts:
+        return unsupported("--image-opts");
+      case kOptionTargetImageOpts:
+        return unsupported("--target-image-opts");
+      case kOptionSalvage:
+        return unsupported("--salvage");
+      default:
+        return unsupported("--bitmaps");
+    }
+    return std::nullopt;
+  }
+
+  std::optional<ImageExit> take_sparse_size(const std::string& value) {
+    const std::optional<uint64_t> size = size_argument(output_, "buffer size for sparse output", value);
+    if (!size) return ImageExit{1};
+    if (*size % 512 != 0 || *size > kMaxSparseSize) {
+      return fail(
+          fmt::format("Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to "
+                      "{}. Select 0 to disable sparse detection (fully allocates output).",
+                      kMaxSparseSize));
+    }
+    request_.sparse_size = *size;
+    sparse_given_ = true;
+    return std::nullopt;
+  }
+
+  ConvertArguments complete(const std::vector<std::string>& operands) {
+    if (offload_ && sparse_given_) return finish(fail("Cannot enable copy offloading when -S is used"));
+    if (request_.target_is_zero && !request_.skip_create) {
+      return finish(fail("--target-is-zero requires use of -n flag"));
+    }
+    if (request_.skip_create && request_.options) {
+      return finish(fail("-o has no effect when skipping image creation"));
+    }
+    if (request_.options && asks_for_help(*request_.options)) {
+      const std::optional<image::Format> format = image::format_of_name(request_.target_format);
+      if (!format) return finish(fail(fmt::format("Unknown file format '{}'", request_.target_format)));
+      output_.print(option_help(*format, operands.size() > 1));
+      return finish({0});
+    }
+    if (operands.size() < 2) return finish(fail("Must specify image file name"));
+    if (!is_cache_mode(source_cache_)) return finish(fail("Invalid source cache option: " + source_cache_));
+    if (!is_cache_mode(cache_)) return finish(fail("Invalid cache option: " + cache_));
+    request_.sources.assign(operands.begin(), operands.end() - 1);
+    request_.target = operands.back();
+    if (quiet_) request_.progress = false;
+    return {std::move(request_), std::nullopt};
+  }
+
+  Output& output_;
+  ConvertRequest request_;
+  std::string cache_ = "unsafe";
+  std::string source_cache_ = "writeback";
+  bool quiet_ = false;
+  bool offload_ = false;
+  bool sparse_given_ = false;
+};
+
+}  // namespace
+
+ConvertArguments parse_convert_arguments(const ImageCall& call) {
+  return Parser(call).parse(call);
+}
+
+}  // namespace varve::cli

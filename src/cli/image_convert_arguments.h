@@ -1,0 +1,42 @@
+// The command line of `image convert`, which has many options that must fit together.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/image_arguments.h"
+
+namespace varve::cli {
+
+// -l: one word that is an id or a name, or snapshot.id=ID,snapshot.name=NAME, where both must fit.
+struct SnapshotSelector {
+  std::optional<std::string> id_or_name;
+  std::optional<std::string> id;
+  std::optional<std::string> name;
+};
+
+struct ConvertRequest {
+  std::vector<std::string> sources;
+  std::string target;
+  std::optional<std::string> format;   // -f
+  std::string target_format = "raw";   // -O
+  std::optional<std::string> options;  // -o
+  std::optional<std::string> backing_file;
+  std::optional<std::string> backing_format;
+  std::optional<SnapshotSelector> snapshot;
+  uint64_t sparse_size = 4096;
+  bool skip_create = false;  // -n
+  bool target_is_zero = false;
+  bool progress = false;
+  bool share = false;
+};
+
+struct ConvertArguments {
+  ConvertRequest request;
+  std::optional<ImageExit> finished;  // printed: the help, or why not
+};
+
+ConvertArguments parse_convert_arguments(const ImageCall& call);
+
+}  // namespace varve::cli

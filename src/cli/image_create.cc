@@ -1,0 +1,183 @@
+// `image create`: qemu-img's, for raw and qcow2.
+#include <fmt/format.h>
+
+#include "cli/image_command.h"
+#include "cli/image_errors.h"
+#include "cli/image_options.h"
+#include "image/backing_name.h"
+#include "image/create.h"
+#include "image/open.h"
+
+namespace varve::cli {
+
+namespace {
+
+struct CreateRequest {
+  std::string path;
+  std::string format = "raw";
+  std::optional<std::string> size;
+  std::optional<std::string> options;  // -o
+  std::optional<std::string> backing_file;
+  std::optional<std::string> backing_format;
+  bool unsafe = false;
+  bool quiet = false;
+};
+
+// Opens the declared backing file, to see that it can be opened, and how large the disk in it is. No locks are taken,
+// as by qemu-img: nothing of its contents is read, and it may well be in use.
+Result<uint64_t> backing_size(const CreateRequest& request, const std::string& backing_file,
+                              const std::string& format) {
+  const std::optional<image::Format> known = image::format_of_name(format);
+  if (!known) return make_error(ErrorKind::kInvalidArgument, fmt::format("Unknown driver '{}'", format));
+  const std::string path = image::resolve_backing_name(request.path, backing_file);
+  image::OpenFailure failure;
+  Result<image::OpenImage> opened =
+      image::open_image(path, {.format = known, .use = image::Use::kInspect, .share_with_writers = true}, &failure);
+  if (!opened) {
+    Error error = std::move(opened).error();
+    error.message = qemu_open_reason(failure);
+    return error;
+  }
+  return opened->device()->size();
+}
+
+Error invalid(std::string message) {
+  return make_error(ErrorKind::kInvalidArgument, std::move(message));
+}
+
+// Puts -b and -F among the options and checks what does not need the backing file itself.
+Result<void> take_backing(const CreateRequest& request, ImageOptions& options) {
+  if (request.backing_file) {
+    if (!options.knows("backing_file")) {
+      return invalid(fmt::format("Backing file not supported for file format '{}'", request.format));
+    }
+    TRY(options.set("backing_file", *request.backing_file));
+  }
+  if (request.backing_format) {
+    if (!options.knows("backing_fmt")) {
+      return invalid(fmt::format("Backing file format not supported for file format '{}'", request.format));
+    }
+    TRY(options.set("backing_fmt", *request.backing_format));
+  }
+  const std::optional<std::string> backing_file = options.text("backing_file");
+  if (!backing_file) return {};
+  if (backing_file->empty()) return invalid("Expected backing file name, got empty string");
+  if (*backing_file == request.path) {
+    return invalid("Error: Trying to create an image with the same filename as the backing file");
+  }
+  return {};
+}
+
+// What QEMU adds where the format of a backing file is missing and it could guess it.
+std::string guessed_format(const CreateRequest& request, const std::string& backing_file) {
+  const std::string path = image::resolve_backing_name(request.path, backing_file);
+  const Result<image::OpenImage> opened =
+      image::open_image(path, {.use = image::Use::kInspect, .share_with_writers = true, .open_backing = false});
+  return opened ? fmt::format("\nDetected format of {}.", name_of(opened->format())) : "";
+}
+
+Result<void> complete(const CreateRequest& request, ImageOptions& options) {
+  if (request.options) TRY(options.parse(*request.options));
+  if (request.size && options.text("size")) return invalid("The image size must be specified only once");
+  if (request.size) TRY(options.set("size", *request.size));
+  TRY(take_backing(request, options));
+  const std::optional<std::string> backing_file = options.text("backing_file");
+  const std::optional<std::string> backing_format = options.text("backing_fmt");
+  if (backing_file && !backing_format) {
+    return invalid("Backing file specified without backing format" +
+                   (request.unsafe ? "" : guessed_format(request, *backing_file)));
+  }
+  if (backing_file && !request.unsafe) {
+    Result<uint64_t> size = backing_size(request, *backing_file, *backing_format);
+    if (!size) {
+      size.error().message += "\nCould not open backing image.";
+      return size.error();
+    }
+    if (!options.text("size")) TRY(options.set("size", fmt::format("{}", *size)));
+  }
+  if (!options.text("size")) return invalid("Image creation needs a size parameter");
+  return {};
+}
+
+Result<void> write_image(const CreateRequest& request, const ImageOptions& options) {
+  TRY(refuse_unsupported(options));
+  if (options.format() == image::Format::kRaw) return image::create_raw(request.path, *options.number("size"));
+  return image::create_qcow2(request.path, TRY(qcow2_create_options(options)));
+}
+
+ImageExit create(Output& output, const CreateRequest& request) {
+  const std::optional<image::Format> format = image::format_of_name(request.format);
+  if (!format) return image_failure(output, fmt::format("{}: Unknown file format '{}'", request.path, request.format));
+  const std::optional<std::string> protocol = image::protocol_of(request.path);
+  if (protocol && *protocol != "file") {
+    return image_failure(output, fmt::format("{}: Unknown protocol '{}'", request.path, *protocol));
+  }
+  ImageOptions options(*format);
+  Result<void> completed = complete(request, options);
+  if (!completed) {
+    return image_failure(output, fmt::format("{}: {}", request.path, completed.error().message), &completed.error());
+  }
+  if (!request.quiet) {
+    output.print(fmt::format("Formatting '{}', fmt={} {}\n", request.path, request.format, options.formatted()));
+  }
+  Result<void> written = write_image(request, options);
+  if (!written) {
+    return image_failure(output,
+                         fmt::format("{}: {}", request.path, qemu_reason(written.error(), request.path, "create")),
+                         &written.error());
+  }
+  return {0};
+}
+
+}  // namespace
+
+ImageExit image_create(const ImageCall& call) {
+  const ParsedImageArguments parsed =
+      parse_image_arguments(call, "F:b:f:ho:qu", {{"help", false, 'h'}, {"object", true, kOptionObject}});
+  if (parsed.failed) return *parsed.failed;
+  CreateRequest request;
+  for (const auto& [id, value] : parsed.options) {
+    switch (id) {
+      case 'h':
+        return image_help(call.output);
+      case 'F':
+        request.backing_format = value;
+        break;
+      case 'b':
+        request.backing_file = value;
+        break;
+      case 'f':
+        request.format = value;
+        break;
+      case 'o':
+        if (!is_option_list(value)) return image_failure(call.output, "Invalid option list: " + value);
+        request.options = request.options ? *request.options + "," + value : value;
+        break;
+      case 'q':
+        request.quiet = true;
+        break;
+      case 'u':
+        request.unsafe = true;
+        break;
+      default:
+        return image_failure(call.output, "--object is not supported by this version of Varve");
+    }
+  }
+  if (request.options && asks_for_help(*request.options)) {
+    const std::optional<image::Format> format = image::format_of_name(request.format);
+    if (!format) return image_failure(call.output, fmt::format("Unknown file format '{}'", request.format));
+    call.output.print(option_help(*format, !parsed.operands.empty()));
+    return {0};
+  }
+  if (parsed.operands.empty()) return usage_failure(call.output, "Expecting image file name");
+  request.path = parsed.operands[0];
+  if (parsed.operands.size() > 1) {
+    const std::optional<uint64_t> size = size_argument(call.output, "image size", parsed.operands[1]);
+    if (!size) return {1};
+    request.size = fmt::format("{}", *size);
+  }
+  if (parsed.operands.size() > 2) return usage_failure(call.output, "Unexpected argument: " + parsed.operands[2]);
+  return create(call.output, request);
+}
+
+}  // namespace varve::cli

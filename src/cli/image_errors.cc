@@ -1,0 +1,51 @@
+#include "cli/image_errors.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "cli/image_arguments.h"
+#include "image/backing_name.h"
+
+namespace varve::cli {
+
+namespace {
+
+// Which of the two kinds of locks, and which permission, stands in our message (io/image_lock.cc).
+std::string qemu_lock_reason(const Error& error, const std::string& path) {
+  const bool is_used = error.message.find("does not share the ") != std::string::npos;
+  std::string permission = "write";
+  for (const char* name : {"consistent read", "write unchanged", "resize"}) {
+    if (error.message.find(fmt::format("the {} lock", name)) != std::string::npos) permission = name;
+  }
+  return fmt::format("Failed to get {}\"{}\" lock\nIs another process using the image [{}]?", is_used ? "" : "shared ",
+                     permission, path);
+}
+
+}  // namespace
+
+std::string qemu_reason(const Error& error, const std::string& path, const char* doing) {
+  if (error.kind == ErrorKind::kInUse) return qemu_lock_reason(error, path);
+  if (error.sys_errno != 0) return fmt::format("Could not {} '{}': {}", doing, path, std::strerror(error.sys_errno));
+  if (error.message == fmt::format("'{}' is not a qcow2 image", path)) return "Image is not in qcow2 format";
+  // Ours begin with the file's name, which the caller says anyhow.
+  const std::string prefix = path + ": ";
+  return error.message.starts_with(prefix) ? error.message.substr(prefix.size()) : error.message;
+}
+
+std::string qemu_open_reason(const image::OpenFailure& failure) {
+  std::string text;
+  for (size_t i = 0; i < failure.layer; ++i) text += "Could not open backing file: ";
+  return text + qemu_reason(*failure.cause, failure.path, "open");
+}
+
+ImageExit image_failure(Output& output, const std::string& text, const Error* error) {
+  output.error(text);
+  if (error != nullptr && output.program() == "varve") {
+    for (const std::string& note : error->notes) output.note(fmt::format("  {}\n", note));
+  }
+  return {1};
+}
+
+}  // namespace varve::cli

@@ -1,0 +1,157 @@
+// `image info`: what is in an image. Opens the one file that is named and nothing that it names, unless
+// --backing-chain asks for those; then each by the format that the overlay declares.
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "cli/image_command.h"
+#include "cli/image_description.h"
+#include "cli/image_errors.h"
+#include "cli/qemu_json.h"
+#include "image/open.h"
+
+namespace varve::cli {
+
+namespace {
+
+struct InfoRequest {
+  std::string path;
+  std::optional<std::string> format;
+  bool json = false;
+  bool chain = false;
+  bool share = false;
+};
+
+bool has_untrusted_bitmaps(const image::OpenImage& image) {
+  if (image.qcow2() == nullptr || image.qcow2()->header().bitmaps) return false;
+  return std::ranges::any_of(image.qcow2()->header().extensions, [](const qcow2::HeaderExtension& extension) {
+    return extension.type == qcow2::kExtensionBitmaps;
+  });
+}
+
+// Prints why, and returns nothing, where one of the images can't be opened.
+std::optional<std::vector<image::OpenImage>> open_all(Output& output, const InfoRequest& request) {
+  std::optional<image::Format> format;
+  if (request.format && !(format = image::format_of_name(*request.format))) {
+    image_failure(output, fmt::format("Could not open '{}': Unknown driver '{}'", request.path, *request.format));
+    return std::nullopt;
+  }
+  std::vector<image::OpenImage> images;
+  std::vector<std::pair<dev_t, ino_t>> seen;
+  std::string path = request.path;
+  for (;;) {
+    image::OpenFailure failure;
+    Result<image::OpenImage> opened = image::open_image(
+        path,
+        {.format = format, .use = image::Use::kInspect, .share_with_writers = request.share, .open_backing = false},
+        &failure);
+    if (!opened) {
+      image_failure(output, fmt::format("Could not open '{}': {}", path, qemu_open_reason(failure)), &opened.error());
+      return std::nullopt;
+    }
+    struct stat st = {};
+    const bool known = ::fstat(opened->file().fd(), &st) == 0;
+    const std::pair<dev_t, ino_t> id{st.st_dev, st.st_ino};
+    if (known && std::ranges::find(seen, id) != seen.end()) {
+      image_failure(output, fmt::format("Backing file '{}' creates an infinite loop.", path));
+      return std::nullopt;
+    }
+    seen.push_back(id);
+    images.push_back(std::move(*opened));
+    const image::OpenImage& image = images.back();
+    if (has_untrusted_bitmaps(image)) {
+      output.error(
+          fmt::format("warning: '{}' was changed by a program that keeps no bitmaps: those in it are no longer "
+                      "valid",
+                      path));
+    }
+    if (!request.chain || image.qcow2() == nullptr || !image.qcow2()->header().backing_file) return images;
+    if (images.size() >= image::kMaxChainDepth) {
+      image_failure(output, fmt::format("the backing chain of '{}' is longer than {} images", request.path,
+                                        image::kMaxChainDepth));
+      return std::nullopt;
+    }
+    Result<image::Layer> below = image::declared_backing(path, image.qcow2()->header());
+    if (!below) {
+      image_failure(output, below.error().message, &below.error());
+      return std::nullopt;
+    }
+    path = below->path;
+    format = below->format;
+  }
+}
+
+ImageExit print_info(Output& output, const InfoRequest& request) {
+  const std::optional<std::vector<image::OpenImage>> images = open_all(output, request);
+  if (!images) return {1};
+  std::string text;
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  for (const image::OpenImage& image : *images) {
+    if (request.json) {
+      Result<nlohmann::ordered_json> document = describe_image(image);
+      if (!document) {
+        return image_failure(output, fmt::format("Could not open '{}': {}", image.path(), document.error().message),
+                             &document.error());
+      }
+      list.push_back(std::move(*document));
+    } else {
+      Result<std::string> lines = image_text(image);
+      if (!lines) {
+        return image_failure(output, fmt::format("Could not open '{}': {}", image.path(), lines.error().message),
+                             &lines.error());
+      }
+      text += (text.empty() ? "" : "\n") + *lines;
+    }
+  }
+  if (request.json) text = qemu_json(request.chain ? list : list[0]);
+  output.print(text);
+  return {0};
+}
+
+}  // namespace
+
+ImageExit image_info(const ImageCall& call) {
+  const ParsedImageArguments parsed = parse_image_arguments(call, "hf:U",
+                                                            {{"help", false, 'h'},
+                                                             {"format", true, 'f'},
+                                                             {"output", true, kOptionOutput},
+                                                             {"backing-chain", false, kOptionBackingChain},
+                                                             {"object", true, kOptionObject},
+                                                             {"image-opts", false, kOptionImageOpts},
+                                                             {"force-share", false, 'U'}});
+  if (parsed.failed) return *parsed.failed;
+  InfoRequest request;
+  std::string output_format = call.json ? "json" : "human";
+  for (const auto& [id, value] : parsed.options) {
+    switch (id) {
+      case 'h':
+        return image_help(call.output);
+      case 'f':
+        request.format = value;
+        break;
+      case 'U':
+        request.share = true;
+        break;
+      case kOptionOutput:
+        output_format = value;
+        break;
+      case kOptionBackingChain:
+        request.chain = true;
+        break;
+      default:
+        return image_failure(call.output, fmt::format("{} is not supported by this version of Varve",
+                                                      id == kOptionObject ? "--object" : "--image-opts"));
+    }
+  }
+  if (parsed.operands.size() != 1) return usage_failure(call.output, "Expecting one image file name");
+  request.path = parsed.operands[0];
+  if (output_format != "human" && output_format != "json") {
+    return image_failure(call.output, "--output must be used with human or json as argument.");
+  }
+  request.json = output_format == "json";
+  return print_info(call.output, request);
+}
+
+}  // namespace varve::cli

@@ -1,0 +1,168 @@
+// `image snapshot`: the snapshots inside of one qcow2 image. Only that file is opened, backing files aren't needed.
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cstring>
+
+#include "cli/image_command.h"
+#include "cli/image_errors.h"
+#include "cli/snapshot_table_text.h"
+#include "image/open.h"
+#include "qcow2/snapshot_transaction.h"
+
+namespace varve::cli {
+
+namespace {
+
+constexpr size_t kMaxNameBytes = 255;  // QEMU cuts longer names off
+
+enum class Action : char { kNone = 0, kList = 'l', kCreate = 'c', kApply = 'a', kDelete = 'd' };
+
+struct SnapshotRequest {
+  Action action = Action::kNone;
+  std::string name;
+  std::string path;
+  std::optional<std::string> format;
+  bool share = false;
+};
+
+// Why `doing` a snapshot of a raw image does not work, in QEMU's words.
+Error raw_has_none(Action action) {
+  const char* reason = action == Action::kCreate  ? "-95 (Operation not supported)"
+                       : action == Action::kApply ? "Block driver does not support snapshots"
+                                                  : "snapshot not found";
+  return make_error(ErrorKind::kUnsupported, reason)
+      .with_note("a raw image has no place for snapshots; `varve image convert -O qcow2` makes an image that has");
+}
+
+Result<void> commit(qcow2::Image& image, qcow2::SnapshotTransaction& transaction) {
+  const qcow2::PreparedCommit prepared = TRY(transaction.prepare());
+  TRY(qcow2::SnapshotTransaction::commit(image, prepared));
+  // The snapshot operation is done; space that can't be given back now is found again by a check.
+  (void)qcow2::SnapshotTransaction::discard_freed(image, prepared);
+  return {};
+}
+
+Result<void> create(qcow2::Image& image, const std::string& name) {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(now);
+  const auto rest = std::chrono::duration_cast<std::chrono::nanoseconds>(now - seconds);
+  auto transaction = TRY(qcow2::SnapshotTransaction::begin(image));
+  TRY(transaction.create({.name = name,
+                          .date_sec = static_cast<uint32_t>(seconds.count()),
+                          .date_nsec = static_cast<uint32_t>(rest.count())}));
+  return commit(image, transaction);
+}
+
+Result<void> apply(qcow2::Image& image, const std::string& id_or_name) {
+  const std::optional<size_t> index = qcow2::find_by_id_or_name(image.snapshots(), id_or_name);
+  if (!index) return make_error(ErrorKind::kNotFound, "Failed to load snapshot: No such file or directory");
+  auto transaction = TRY(qcow2::SnapshotTransaction::begin(image));
+  TRY(transaction.revert(*index));
+  return commit(image, transaction);
+}
+
+Result<void> remove(qcow2::Image& image, const std::string& name) {
+  const std::optional<size_t> index = qcow2::find_by_name(image.snapshots(), name);
+  if (!index) return make_error(ErrorKind::kNotFound, "snapshot not found");
+  auto transaction = TRY(qcow2::SnapshotTransaction::begin(image));
+  TRY(transaction.remove(std::span(&*index, 1)));
+  return commit(image, transaction);
+}
+
+// QEMU reports creation by number, the others by reason.
+std::string reason_of(const Error& error, Action action) {
+  if (error.sys_errno == 0) return error.message;
+  const char* text = std::strerror(error.sys_errno);
+  return action == Action::kCreate ? fmt::format("-{} ({})", error.sys_errno, text) : std::string(text);
+}
+
+ImageExit run(Output& output, const SnapshotRequest& request) {
+  const auto cannot_open = [&](const std::string& reason, const Error* error = nullptr) {
+    return image_failure(output, fmt::format("Could not open '{}': {}", request.path, reason), error);
+  };
+  std::optional<image::Format> format;
+  if (request.format && !(format = image::format_of_name(*request.format))) {
+    return cannot_open(fmt::format("Unknown driver '{}'", *request.format));
+  }
+  const bool writes = request.action != Action::kList && request.action != Action::kNone;
+  if (writes && request.share) return cannot_open("force-share=on can only be used with read-only images");
+  image::OpenFailure failure;
+  Result<image::OpenImage> opened = image::open_image(request.path,
+                                                      {.format = format,
+                                                       .use = writes ? image::Use::kWrite : image::Use::kInspect,
+                                                       .share_with_writers = request.share,
+                                                       .open_backing = false},
+                                                      &failure);
+  if (!opened) return cannot_open(qemu_open_reason(failure), &opened.error());
+
+  qcow2::Image* image = opened->qcow2();
+  Result<void> done;
+  switch (request.action) {
+    case Action::kNone:
+      return {0};
+    case Action::kList:
+      if (image != nullptr) output.print(snapshot_table_text(image->snapshots()));
+      return {0};
+    case Action::kCreate:
+      done = image == nullptr ? raw_has_none(request.action) : create(*image, request.name);
+      break;
+    case Action::kApply:
+      done = image == nullptr ? raw_has_none(request.action) : apply(*image, request.name);
+      break;
+    case Action::kDelete:
+      done = image == nullptr ? raw_has_none(request.action) : remove(*image, request.name);
+      break;
+  }
+  if (done) return {0};
+  const char* verb = request.action == Action::kCreate  ? "create"
+                     : request.action == Action::kApply ? "apply"
+                                                        : "delete";
+  return image_failure(
+      output,
+      fmt::format("Could not {} snapshot '{}': {}", verb, request.name, reason_of(done.error(), request.action)),
+      &done.error());
+}
+
+}  // namespace
+
+ImageExit image_snapshot(const ImageCall& call) {
+  const ParsedImageArguments parsed = parse_image_arguments(call, "la:c:d:f:hqU",
+                                                            {{"help", false, 'h'},
+                                                             {"format", true, 'f'},
+                                                             {"object", true, kOptionObject},
+                                                             {"image-opts", false, kOptionImageOpts},
+                                                             {"force-share", false, 'U'}});
+  if (parsed.failed) return *parsed.failed;
+  SnapshotRequest request;
+  for (const auto& [id, value] : parsed.options) {
+    switch (id) {
+      case 'h':
+        return image_help(call.output);
+      case 'l':
+      case 'a':
+      case 'c':
+      case 'd':
+        if (request.action != Action::kNone) return usage_failure(call.output, "Cannot mix '-l', '-a', '-c', '-d'");
+        request.action = static_cast<Action>(id);
+        request.name = value.substr(0, id == 'c' ? kMaxNameBytes : std::string::npos);
+        break;
+      case 'f':
+        request.format = value;
+        break;
+      case 'q':
+        break;  // there is nothing to be quiet about
+      case 'U':
+        request.share = true;
+        break;
+      default:
+        return image_failure(call.output, fmt::format("{} is not supported by this version of Varve",
+                                                      id == kOptionObject ? "--object" : "--image-opts"));
+    }
+  }
+  if (parsed.operands.size() != 1) return usage_failure(call.output, "Expecting one image file name");
+  request.path = parsed.operands[0];
+  return run(call.output, request);
+}
+
+}  // namespace varve::cli

@@ -1,0 +1,33 @@
+#include "cli/snapshot_table_text.h"
+
+#include <fmt/format.h>
+
+#include "base/units.h"
+
+namespace varve::cli {
+
+namespace {
+
+// fmt counts characters of UTF-8, C's printf (which QEMU uses) bytes.
+std::string pad_right(std::string text, size_t width) {
+  if (text.size() < width) text.resize(width, ' ');
+  return text;
+}
+
+}  // namespace
+
+std::string snapshot_table_text(std::span<const qcow2::Snapshot> snapshots) {
+  if (snapshots.empty()) return {};
+  std::string text = fmt::format("Snapshot list:\n{:<10}{:<17}{:>8}{:>20}{:>13}{:>11}\n", "ID", "TAG", "VM SIZE",
+                                 "DATE", "VM CLOCK", "ICOUNT");
+  for (const qcow2::Snapshot& snapshot : snapshots) {
+    text += pad_right(snapshot.id, 9) + " " + pad_right(snapshot.name, 16);
+    // QEMU holds the instruction count in a signed number.
+    const std::string icount = snapshot.icount ? fmt::format("{}", static_cast<int64_t>(*snapshot.icount)) : "";
+    text += fmt::format(" {:>8}{:>20}{:>13}{:>11}\n", format_size(snapshot.vm_state_size),
+                        format_local_time(snapshot.date_sec), format_vm_clock(snapshot.vm_clock_nsec), icount);
+  }
+  return text;
+}
+
+}  // namespace varve::cli

@@ -1,0 +1,200 @@
+#include "image/open.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "image/backing_name.h"
+#include "image/raw_image.h"
+
+namespace varve::image {
+
+namespace {
+
+using FileId = std::pair<dev_t, ino_t>;
+
+LockRequest lock_for(size_t layer, Format format, const OpenOptions& options) {
+  if (options.share_with_writers) return LockRequest::none();
+  if (layer > 0) return LockRequest::backing_reader();
+  switch (options.use) {
+    case Use::kInspect:
+      // A raw image has no metadata that a writer could change under us.
+      return format == Format::kRaw ? LockRequest::none() : LockRequest::inspector();
+    case Use::kRead:
+      return format == Format::kRaw ? LockRequest::raw_reader() : LockRequest::format_reader();
+    case Use::kWrite:
+      return format == Format::kRaw ? LockRequest::raw_writer() : LockRequest::format_writer();
+  }
+  return LockRequest::format_writer();
+}
+
+Result<FileId> id_of(const FileDevice& file) {
+  struct stat st = {};
+  if (::fstat(file.fd(), &st) != 0) return system_error(errno, fmt::format("cannot examine '{}'", file.name()));
+  return FileId{st.st_dev, st.st_ino};
+}
+
+Result<void> refuse_protocol(const std::string& path) {
+  const std::optional<std::string> protocol = protocol_of(path);
+  if (!protocol) return {};
+  return make_error(ErrorKind::kRefused,
+                    fmt::format("'{}' is not a path: names with a protocol ({}:) are not opened", path, *protocol))
+      .with_note("a file whose name has a colon in it is named with its directory, for instance ./a:b.qcow2");
+}
+
+// One layer, without what is below it.
+struct OpenLayer {
+  Layer layer;
+  std::shared_ptr<FileDevice> file;
+  std::shared_ptr<qcow2::Image> qcow2;  // null for raw
+  std::shared_ptr<BlockDevice> device;
+  bool probed = false;
+};
+
+Result<OpenLayer> open_layer(size_t index, const std::string& path, std::optional<Format> format,
+                             const OpenOptions& options) {
+  TRY(refuse_protocol(path));
+  const bool writable = index == 0 && options.use == Use::kWrite;
+  OpenLayer result;
+  // Which lock is right depends on the format, and reading the format needs no lock: a writer's lock would come in the
+  // way of nothing but itself.
+  result.file = TRY(FileDevice::open(path, writable ? Access::kReadWrite : Access::kReadOnly, LockRequest::none()));
+  result.probed = !format;
+  result.layer = {path, format ? *format : TRY(probe_format(*result.file))};
+  TRY(result.file->relock(lock_for(index, result.layer.format, options)));
+  if (result.layer.format == Format::kRaw) {
+    result.device = std::make_shared<RawImage>(result.file);
+    return result;
+  }
+  if (!TRY(looks_like_qcow2(*result.file))) {
+    Error error = make_error(ErrorKind::kCorrupt, fmt::format("'{}' is not a qcow2 image", path));
+    error.path = path;
+    error.offset = 0;
+    return error;
+  }
+  result.qcow2 = TRY(qcow2::Image::open(result.file, {.writable = writable}));
+  result.device = result.qcow2;
+  return result;
+}
+
+std::string chain_text(const std::vector<Layer>& layers, const std::string& last) {
+  std::string text = "the chain: ";
+  for (const Layer& layer : layers) text += layer.path + " → ";
+  return text + last;
+}
+
+}  // namespace
+
+Result<Layer> declared_backing(const std::string& overlay_path, const qcow2::Header& header) {
+  const std::string& name = *header.backing_file;
+  if (!header.backing_format) {
+    // Guessing it would let a guest decide: whoever writes a qcow2 header into a raw disk could name any file.
+    return make_error(ErrorKind::kRefused,
+                      fmt::format("'{}' does not say which format its backing file '{}' has", overlay_path, name))
+        .with_note(fmt::format("`qemu-img rebase -u -F FORMAT -b '{}' '{}'` records it, FORMAT being raw or qcow2",
+                               name, overlay_path));
+  }
+  const std::optional<Format> format = format_of_name(*header.backing_format);
+  if (!format) {
+    return make_error(ErrorKind::kUnsupported,
+                      fmt::format("the backing file '{}' of '{}' has the format {}, which Varve "
+                                  "does not read",
+                                  name, overlay_path, *header.backing_format));
+  }
+  Layer layer{resolve_backing_name(overlay_path, name), *format};
+  TRY(refuse_protocol(layer.path));
+  return layer;
+}
+
+Result<OpenImage> open_image(const std::string& path, const OpenOptions& options, OpenFailure* failure) {
+  CHECK(!(options.share_with_writers && options.use == Use::kWrite));
+  OpenImage image;
+  std::vector<FileId> seen;
+  std::string next_path = path.starts_with("file:") ? path.substr(5) : path;
+  std::optional<Format> next_format = options.format;
+
+  const auto fail = [&](Error error) {
+    const size_t depth = image.layers_.size();
+    if (failure != nullptr) *failure = {depth, next_path, error};
+    if (depth == 0) return error;
+    error = std::move(error).context(fmt::format("'{}' can't be opened, for a file below it", path));
+    return std::move(error).with_note(chain_text(image.layers_, next_path));
+  };
+
+  std::shared_ptr<qcow2::Image> above;
+  for (;;) {
+    Result<OpenLayer> opened = open_layer(image.layers_.size(), next_path, next_format, options);
+    if (!opened) return fail(std::move(opened).error());
+    const Result<FileId> id = id_of(*opened->file);
+    if (!id) return fail(id.error());
+    if (std::ranges::find(seen, *id) != seen.end()) {
+      return fail(make_error(ErrorKind::kCorrupt,
+                             fmt::format("'{}' is its own backing file, directly or through others", next_path)));
+    }
+    seen.push_back(*id);
+    if (above) above->set_backing(opened->device);
+    image.layers_.push_back(opened->layer);
+    image.devices_.push_back(opened->device);
+    if (image.layers_.size() == 1) {
+      image.qcow2_ = opened->qcow2;
+      image.file_ = opened->file;
+      image.was_probed_ = opened->probed;
+    }
+    if (!options.open_backing || !opened->qcow2 || !opened->qcow2->header().backing_file) return image;
+    if (image.layers_.size() >= kMaxChainDepth) {
+      return fail(
+          make_error(ErrorKind::kRefused, fmt::format("the backing chain is longer than {} images", kMaxChainDepth)));
+    }
+    above = opened->qcow2;
+    const std::string overlay_path = next_path;
+    next_path = *above->header().backing_file;
+    Result<Layer> below = declared_backing(overlay_path, above->header());
+    if (!below) return fail(std::move(below).error());
+    next_path = below->path;
+    next_format = below->format;
+  }
+}
+
+namespace {
+
+void append(std::vector<Extent>& extents, Extent extent) {
+  if (extent.length == 0) return;
+  if (!extents.empty() && extents.back().kind == extent.kind) {
+    extents.back().length += extent.length;
+  } else {
+    extents.push_back(extent);
+  }
+}
+
+Result<void> append_visible(std::span<BlockDevice* const> layers, uint64_t offset, uint64_t length,
+                            std::vector<Extent>& result) {
+  if (layers.empty()) {
+    append(result, {offset, length, ExtentKind::kZero});
+    return {};
+  }
+  uint64_t covered = 0;
+  for (const Extent& extent : TRY(layers[0]->extents(offset, length))) {
+    covered += extent.length;
+    if (extent.kind == ExtentKind::kUnallocated) {
+      TRY(append_visible(layers.subspan(1), extent.offset, extent.length, result));
+    } else {
+      append(result, extent);
+    }
+  }
+  append(result, {offset + covered, length - covered, ExtentKind::kZero});  // beyond a short backing file
+  return {};
+}
+
+}  // namespace
+
+Result<std::vector<Extent>> visible_extents(const std::vector<BlockDevice*>& layers, uint64_t offset, uint64_t length) {
+  const uint64_t size = TRY(layers.front()->size());
+  std::vector<Extent> result;
+  if (offset >= size) return result;
+  TRY(append_visible(layers, offset, std::min(length, size - offset), result));
+  return result;
+}
+
+}  // namespace varve::image

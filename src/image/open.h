@@ -1,0 +1,83 @@
+// Any image as one thing: a file opened by its declared format, with everything below it that shows through. What is
+// above (operations, the command) sees a guest's disk as a BlockDevice and, where it wants to know, the layers that it
+// is made of.
+//
+// Images come from strangers, so: backing files are opened by the format that the overlay's header records and never
+// probed; names that are not paths (json:, nbd:, …) are refused; a chain has at most 200 layers and no cycle.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "image/format.h"
+#include "io/file_device.h"
+#include "qcow2/image.h"
+
+namespace varve::image {
+
+inline constexpr size_t kMaxChainDepth = 200;
+
+enum class Use : uint8_t {
+  kInspect,  // metadata only: no guest data is read
+  kRead,
+  kWrite,
+};
+
+struct OpenOptions {
+  std::optional<Format> format = std::nullopt;  // without one, the top image (and only it) is probed
+  Use use = Use::kRead;
+  // Take no locks (-U): somebody may be writing, and what is read may be inconsistent. Not with Use::kWrite.
+  bool share_with_writers = false;
+  bool open_backing = true;
+};
+
+struct Layer {
+  std::string path;  // as opened: an overlay's name for it, resolved
+  Format format = Format::kRaw;
+};
+
+// Where opening a chain failed, for callers that have their own words for it: layer 0 is the image that was named.
+struct OpenFailure {
+  size_t layer = 0;
+  std::string path;
+  std::optional<Error> cause;  // without what the layers above add to it
+};
+
+class OpenImage {
+ public:
+  const std::vector<Layer>& layers() const { return layers_; }  // top first
+  const std::string& path() const { return layers_.front().path; }
+  Format format() const { return layers_.front().format; }
+  bool was_probed() const { return was_probed_; }
+
+  // The guest's disk, backing files shining through. Lives as long as somebody holds it.
+  const std::shared_ptr<BlockDevice>& device() const { return devices_.front(); }
+  // The layers one by one, top first; extents() of each tells what it holds itself.
+  const std::vector<std::shared_ptr<BlockDevice>>& devices() const { return devices_; }
+  qcow2::Image* qcow2() const { return qcow2_.get(); }  // the top layer; null for raw
+  FileDevice& file() const { return *file_; }           // the top layer's
+
+ private:
+  friend Result<OpenImage> open_image(const std::string&, const OpenOptions&, OpenFailure*);
+  std::vector<Layer> layers_;
+  std::vector<std::shared_ptr<BlockDevice>> devices_;
+  std::shared_ptr<qcow2::Image> qcow2_;
+  std::shared_ptr<FileDevice> file_;
+  bool was_probed_ = false;
+};
+
+// Opens the image at `path` and, if options.open_backing, all below it: backing files for reading only, whatever the
+// use of the top. Errors below the top name the chain in their notes.
+Result<OpenImage> open_image(const std::string& path, const OpenOptions& options, OpenFailure* failure = nullptr);
+
+// The chain's backing file of an overlay, as its header declares it: the resolved path and the format. kRefused where
+// the format is missing, unknown, or the name is not a path; the message names the fix.
+Result<Layer> declared_backing(const std::string& overlay_path, const qcow2::Header& header);
+
+// Data or zeroes (ExtentKind::kUnallocated does not occur) of what a guest sees in [offset, offset+length), clipped to
+// the size of `layers[0]`. The layers are a chain, top first; a backing file shorter than its overlay ends in zeroes.
+Result<std::vector<Extent>> visible_extents(const std::vector<BlockDevice*>& layers, uint64_t offset, uint64_t length);
+
+}  // namespace varve::image
