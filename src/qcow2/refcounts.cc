@@ -283,24 +283,31 @@ Result<void> Refcounts::place_blocks() {
 
 Result<void> Refcounts::relocate_dirty_blocks() {
   bool table_moved = false;
-  for (bool again = true; again;) {
-    again = false;
+  std::vector<size_t> moving;
+  for (;;) {
     if (!table_moved || block_flags_.size() * 8 > uint64_t{table_clusters_} * cluster_size_) {
       TRY(move_table(std::max<uint64_t>(block_flags_.size() + 1, uint64_t{table_clusters_} * cluster_size_ / 8)));
-      for (const auto& [first, count] : superseded_tables_) TRY(decrement(first, count));
+      for (const auto& [first, count] : superseded_tables_) {
+        TRY(decrement(first, count));
+        replaced_.emplace_back(first, count);
+      }
       superseded_tables_.clear();
       table_moved = true;
     }
-    for (size_t b = 0; b < block_flags_.size(); ++b) {
-      if ((block_flags_[b] & (kDirty | kRelocated)) != kDirty) continue;
+    moving.clear();
+    for (size_t b = 0; b < block_flags_.size(); ++b)
+      if ((block_flags_[b] & (kDirty | kRelocated)) == kDirty) moving.push_back(b);
+    if (moving.empty()) return {};
+    uint64_t next = TRY(allocate(moving.size()));  // end to end, so that they are written and read in one piece
+    for (const size_t b : moving) {
       const uint64_t old = table_[b];
-      table_[b] = TRY(allocate(1)) * cluster_size_;
+      table_[b] = next++ * cluster_size_;
       block_flags_[b] |= kRelocated;
-      if (old != 0) TRY(decrement(old / cluster_size_, 1));
-      again = true;
+      if (old == 0) continue;
+      TRY(decrement(old / cluster_size_, 1));
+      replaced_.emplace_back(old / cluster_size_, 1);
     }
   }
-  return {};
 }
 
 std::vector<std::byte> Refcounts::table_bytes() const {

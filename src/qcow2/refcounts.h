@@ -22,6 +22,10 @@ class ClusterSet {
     return cluster / 64 < words_.size() && (words_[cluster / 64] >> (cluster % 64) & 1) != 0;
   }
   void insert(uint64_t first, uint64_t count = 1);
+  void erase(uint64_t first, uint64_t count) {
+    for (uint64_t c = first; c < first + count && c / 64 < words_.size(); ++c)
+      words_[c / 64] &= ~(uint64_t{1} << (c % 64));
+  }
   uint64_t word(uint64_t index) const { return index < words_.size() ? words_[index] : 0; }
   std::vector<uint64_t>& words() { return words_; }
   uint64_t capacity() const { return words_.size() * 64; }
@@ -82,6 +86,9 @@ class Refcounts {
   // Gives every dirty block a *new* cluster, and the table too: nothing of the present structure is touched.
   Result<void> relocate_dirty_blocks();
 
+  // What relocate_dirty_blocks() left behind, {first cluster, count}.
+  const std::vector<std::pair<uint64_t, uint64_t>>& replaced() const { return replaced_; }
+
   uint64_t table_offset() const { return table_offset_; }
   uint32_t table_clusters() const { return table_clusters_; }
   bool table_changed() const { return table_changed_; }
@@ -125,6 +132,7 @@ class Refcounts {
   uint64_t run_hint_ = 0;  // where the search for the next run starts; smaller holes below stay for single clusters
   const ClusterSet* reserved_ = nullptr;
   std::vector<std::pair<uint64_t, uint64_t>> superseded_tables_;
+  std::vector<std::pair<uint64_t, uint64_t>> replaced_;
 };
 
 }  // namespace varve::qcow2

@@ -62,11 +62,13 @@ struct SnapshotTransaction::State {
   Result<std::vector<uint64_t>> read_l1(const Snapshot& snapshot);
   // Writes bytes into free clusters laid end to end; returns the offset.
   Result<uint64_t> write_shadow(std::span<const std::byte> bytes);
-  Result<void> release(uint64_t offset, uint64_t bytes);
+  Result<void> release(uint64_t offset, uint64_t bytes);  // one reference less
+  Result<void> replace(uint64_t offset, uint64_t bytes);  // the same, for what is written anew elsewhere
   Result<void> drop_tree(std::span<const TableReference> references);
   Result<void> refresh_active(std::span<const uint8_t> affected);
   Result<void> drop_bitmaps();
   std::vector<FileRange> freed_ranges() const;
+  void replaced_table(uint64_t offset) { replaced.emplace_back(offset >> format.cluster_bits, 1); }
   std::vector<FileRange> shadow_ranges() const;
 
   Image::State& image;
@@ -78,6 +80,9 @@ struct SnapshotTransaction::State {
   std::vector<uint64_t> l1;  // of the active disk, as it is going to be
   TablePass pass;
   std::vector<std::pair<uint64_t, uint64_t>> written;  // besides what `pass` wrote
+  // Metadata that the new state has in another place. It becomes free, but is not given back to the file system: the
+  // next commit needs as much again, and finds it here.
+  std::vector<std::pair<uint64_t, uint64_t>> replaced;
   uint64_t old_file_size = 0;
   bool table_changed = false;
   bool disk_changed = false;
@@ -137,6 +142,11 @@ Result<void> SnapshotTransaction::State::release(uint64_t offset, uint64_t bytes
   return refcounts.decrement(offset / cluster_size(), clusters_for(bytes));
 }
 
+Result<void> SnapshotTransaction::State::replace(uint64_t offset, uint64_t bytes) {
+  replaced.emplace_back(offset / cluster_size(), clusters_for(bytes));
+  return release(offset, bytes);
+}
+
 // One reference less to the tables and everything below.
 Result<void> SnapshotTransaction::State::drop_tree(std::span<const TableReference> references) {
   TRY(pass.drop_references(references));
@@ -157,7 +167,10 @@ Result<void> SnapshotTransaction::State::refresh_active(std::span<const uint8_t>
   }
   const std::vector<uint64_t> moved = TRY(pass.refresh_copied(own));
   for (size_t i = 0; i < own.size(); ++i) {
-    if (moved[i] != 0) TRY(refcounts.decrement(own[i].host_offset >> format.cluster_bits, 1));
+    if (moved[i] != 0) {
+      TRY(refcounts.decrement(own[i].host_offset >> format.cluster_bits, 1));
+      replaced_table(own[i].host_offset);
+    }
     l1[own[i].l1_index] = (moved[i] != 0 ? moved[i] : own[i].host_offset) | kEntryCopied;
   }
   return {};
@@ -175,22 +188,20 @@ Result<void> SnapshotTransaction::State::drop_bitmaps() {
 }
 
 std::vector<FileRange> SnapshotTransaction::State::freed_ranges() const {
+  ClusterSet gone = used;
   const ClusterSet now = refcounts.used_clusters();
+  for (uint64_t w = 0; w < gone.words().size(); ++w) gone.words()[w] &= ~now.word(w);
+  for (const auto& [first, count] : replaced) gone.erase(first, count);
   std::vector<std::pair<uint64_t, uint64_t>> freed;
-  for (uint64_t w = 0; w * 64 < used.capacity(); ++w) {
-    uint64_t gone = used.word(w) & ~now.word(w);
-    for (; gone != 0; gone &= gone - 1) {
-      const uint64_t cluster = w * 64 + static_cast<uint64_t>(__builtin_ctzll(gone));
+  for (uint64_t w = 0; w < gone.words().size(); ++w) {
+    for (uint64_t left = gone.word(w); left != 0; left &= left - 1) {
+      const uint64_t cluster = w * 64 + static_cast<uint64_t>(__builtin_ctzll(left));
       if (!freed.empty() && freed.back().first + freed.back().second == cluster)
         ++freed.back().second;
       else
         freed.emplace_back(cluster, 1);
     }
   }
-  // Tables that one change of this transaction wrote and a later one replaced.
-  for (const FileRange& r : shadow_ranges())
-    for (uint64_t c = r.offset / cluster_size(); c < (r.offset + r.length) / cluster_size(); ++c)
-      if (!now.contains(c)) freed.emplace_back(c, 1);
   return file_ranges(std::move(freed), cluster_size());
 }
 
@@ -241,7 +252,10 @@ Result<void> SnapshotTransaction::create(const SnapshotSpec& spec) {
     const uint64_t now = moved[i] != 0 ? moved[i] : old;
     // The active disk's reference to the table that moved goes from the old place to the new one, which counts 1
     // already; the snapshot's is one more.
-    if (moved[i] != 0) TRY(s.refcounts.decrement(old >> s.format.cluster_bits, 1));
+    if (moved[i] != 0) {
+      TRY(s.refcounts.decrement(old >> s.format.cluster_bits, 1));
+      s.replaced_table(old);
+    }
     TRY(s.refcounts.increment(now >> s.format.cluster_bits, 1));
     s.l1[references[i].l1_index] = now;
   }
@@ -336,16 +350,17 @@ Result<PreparedCommit> SnapshotTransaction::prepare() {
     if (table.size() > kMaxSnapshotTableBytes)
       return make_error(ErrorKind::kUnsupported, fmt::format("{}: the snapshot table would exceed {} bytes",
                                                              s.file().name(), kMaxSnapshotTableBytes));
-    TRY(s.release(s.header.snapshots_offset, s.image.snapshot_table_bytes));
+    TRY(s.replace(s.header.snapshots_offset, s.image.snapshot_table_bytes));
     s.header.snapshots_offset = TRY(s.write_shadow(table));
     s.header.nb_snapshots = static_cast<uint32_t>(s.snapshots.size());
   }
   if (s.l1 != s.image.mapping->l1()) {
-    TRY(s.release(s.header.l1_table_offset, uint64_t{s.header.l1_size} * 8));
+    TRY(s.replace(s.header.l1_table_offset, uint64_t{s.header.l1_size} * 8));
     s.header.l1_table_offset = TRY(s.write_shadow(std::as_bytes(std::span<const be64>(big_endian(s.l1)))));
     s.header.l1_size = static_cast<uint32_t>(s.l1.size());
   }
   TRY(s.refcounts.relocate_dirty_blocks());
+  s.replaced.insert(s.replaced.end(), s.refcounts.replaced().begin(), s.refcounts.replaced().end());
   s.header.refcount_table_offset = s.refcounts.table_offset();
   s.header.refcount_table_clusters = s.refcounts.table_clusters();
   for (size_t b = 0; b < s.refcounts.block_count(); ++b)

@@ -34,7 +34,7 @@ using HeaderSector = std::array<std::byte, kHeaderSectorSize>;
 struct PreparedCommit {
   HeaderSector before{};
   HeaderSector after{};
-  std::vector<FileRange> freed;   // in use before, free after; adjacent ones merged
+  std::vector<FileRange> freed;   // in use before, free after, not merely moved; adjacent ones merged
   std::vector<FileRange> shadow;  // written by prepare(), free before
   uint64_t old_file_size = 0;     // bytes, before prepare()
 };
