@@ -190,7 +190,7 @@ TEST_P(EngineSequences, VarveAndQemuAgreeAfterEveryStep) {
     for (const auto& [name, contents] : snapshots_) names.push_back(name);
     const auto any = [&] { return names[random() % names.size()]; };
     const uint64_t choice = random() % 10;
-    if (choice <= 1 && names.size() < (GetParam().ours.refcount_bits == 2 ? 2 : 3)) {
+    if (choice <= 1 && names.size() < 3) {
       snapshot('c', "snap-" + std::to_string(serial++), ours);
     } else if (choice == 2 && !names.empty()) {
       snapshot('a', any(), ours);
@@ -220,7 +220,7 @@ CreateOptions extended() {
 INSTANTIATE_TEST_SUITE_P(
     Shapes, EngineSequences,
     testing::Values(Shape{"512", "cluster_size=512", {}, 512, 300 << 10},
-                    Shape{"512ours", "", width(2), 512, 300 << 10},
+                    Shape{"512ours", "", width(4), 512, 300 << 10},
                     Shape{"4k8bit", "cluster_size=4096,refcount_bits=8", {}, 4096, 1 << 20, true},
                     Shape{"4k64bit", "cluster_size=4096,refcount_bits=64,preallocation=metadata", {}, 4096, 1 << 20},
                     Shape{"64k", "cluster_size=65536", {}, 65536, 4 << 20, true},
