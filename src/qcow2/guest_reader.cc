@@ -7,6 +7,7 @@
 
 #include "qcow2/compressed_cluster.h"
 #include "qcow2/corruption.h"
+#include "qcow2/padded_read.h"
 
 namespace varve::qcow2 {
 namespace {
@@ -25,16 +26,12 @@ Result<void> read_backing(BlockDevice* backing, uint64_t offset, std::span<std::
     fill_zero(buffer);
     return {};
   }
-  const uint64_t size = TRY(backing->size());
-  const uint64_t there = offset < size ? std::min<uint64_t>(buffer.size(), size - offset) : 0;
-  if (there != 0) TRY(backing->read_at(offset, buffer.first(there)));
-  fill_zero(buffer.subspan(there));
-  return {};
+  return read_padded(*backing, offset, buffer);
 }
 
 // A data cluster may lie (partly) behind the end of the file: preallocated images end early. It reads as zeroes there.
 Result<void> GuestReader::read_data(uint64_t host_offset, std::span<std::byte> buffer) {
-  return read_backing(&file_, host_offset, buffer);
+  return read_padded(file_, host_offset, buffer);
 }
 
 void GuestReader::forget_decompressed() {

@@ -116,8 +116,8 @@ std::string unknown_features(uint64_t bits, std::span<const std::byte> table) {
       if (table[at] != std::byte{0} || std::to_integer<unsigned>(table[at + 1]) != bit) continue;
       const std::string raw = text(table.subspan(at + 2, kFeatureNameEntry - 2));
       name = fmt::format("{} (bit {})", raw.substr(0, raw.find('\0')), bit);
-      for (char& c : name)
-        if (static_cast<unsigned char>(c) < 0x20) c = '?';
+      for (char& c : name)  // the image's words, not ours: nothing of them may speak to a terminal
+        if (c < 0x20 || c > 0x7e) c = '?';
       break;
     }
     out += (out.empty() ? "" : ", ") + name;
@@ -248,11 +248,13 @@ Result<void> check_limits(BlockDevice& file, const Header& h, uint64_t file_size
     return corrupt(file, 36,
                    fmt::format("L1 table of {} entries is too small for a disk of {} bytes (needs {})", h.l1_size,
                                h.size, h.l1_entries_for(h.size)));
-  const std::array<TableRange, 3> tables = {
+  const std::array<TableRange, 4> tables = {
       {{"L1 table", 40, h.l1_table_offset, l1_bytes},
        {"refcount table", 48, h.refcount_table_offset, table_bytes},
        // Its length is known only when it is read; a header of 40 bytes per entry is the least it can have.
-       {"snapshot table", 64, h.snapshots_offset, uint64_t{h.nb_snapshots} * 40}}};
+       {"snapshot table", 64, h.snapshots_offset, uint64_t{h.nb_snapshots} * 40},
+       {"bitmap directory", h.header_length, h.bitmaps ? h.bitmaps->directory_offset : 0,
+        h.bitmaps ? h.bitmaps->directory_size : 0}}};
   for (const TableRange& t : tables) TRY(check_table(file, t, h.cluster_size(), file_size));
   return check_overlaps(file, tables);
 }
@@ -271,6 +273,9 @@ Result<Header> read_header(BlockDevice& file) {
   std::array<std::byte, sizeof raw> start{};
   TRY(file.read_at(0, std::span(start).first(std::min<uint64_t>(file_size, start.size()))));
   std::memcpy(static_cast<void*>(&raw), start.data(), sizeof raw);
+  if (raw.magic == kMagic && raw.version == 3 && file_size < kV3Length)
+    return corrupt(file, 100,
+                   fmt::format("the header of {} bytes runs past the end of the file of {}", kV3Length, file_size));
   Header h;
   TRY(parse_fixed_part(file, raw, h));
 

@@ -6,6 +6,7 @@
 #include <bit>
 
 #include "qcow2/corruption.h"
+#include "qcow2/padded_read.h"
 
 namespace varve::qcow2 {
 
@@ -14,7 +15,7 @@ Result<Mapping> Mapping::open(BlockDevice& file, const EntryFormat& format, uint
   Mapping m(file, format);
   m.l2_bits_ = static_cast<uint32_t>(std::countr_zero(m.entries_per_table()));
   std::vector<be64> raw(l1_size);
-  if (l1_size != 0) TRY(file.read_at(l1_table_offset, std::as_writable_bytes(std::span(raw))));
+  TRY(read_padded(file, l1_table_offset, std::as_writable_bytes(std::span(raw))));
   m.l1_.assign(raw.begin(), raw.end());
   return m;
 }
@@ -33,14 +34,14 @@ Result<L2Table*> Mapping::table(uint64_t index) {
   const uint64_t offset = TRY(table_offset(index));
   if (offset == 0) return nullptr;
   const uint64_t file_size = TRY(file_->size());
-  if (offset + format_.cluster_size() > file_size)
+  if (offset >= file_size)
     return corruption(
         file_->name(), offset,
         fmt::format("L2 table {} at offset {:#x} lies outside of the file of {} bytes", index, offset, file_size));
   L2Table t;
   t.host_offset = offset;
   t.words.resize(format_.cluster_size() / 8);
-  TRY(file_->read_at(offset, std::as_writable_bytes(std::span(t.words))));
+  TRY(read_padded(*file_, offset, std::as_writable_bytes(std::span(t.words))));
   return put(index, std::move(t));
 }
 

@@ -38,13 +38,13 @@ Result<void> check_l1(BlockDevice& file, const Header& header, const Snapshot& s
         file, header.snapshots_offset,
         fmt::format("L1 table of snapshot {} (offset {:#x}, {} entries) {}", index, s.l1_table_offset, s.l1_size, why));
   };
+  if (s.disk_size && *s.disk_size > uint64_t{1} << 62) return bad("belongs to a disk of impossible size");
+  if (s.disk_size && header.l1_entries_for(*s.disk_size) > s.l1_size) return bad("is too small for its disk size");
   if (bytes > kMaxL1Bytes) return bad("is too large");
   if (bytes == 0) return {};
   if (s.l1_table_offset % header.cluster_size() != 0) return bad("is not cluster-aligned");
   if (s.l1_table_offset < header.cluster_size()) return bad("overlaps the header");
   if (!end || *end > align_up(file_size, header.cluster_size())) return bad("lies outside of the file");
-  if (s.disk_size && *s.disk_size > uint64_t{1} << 62) return bad("belongs to a disk of impossible size");
-  if (s.disk_size && header.l1_entries_for(*s.disk_size) > s.l1_size) return bad("is too small for its disk size");
   return {};
 }
 
@@ -187,7 +187,12 @@ std::optional<size_t> find_by_id_or_name(std::span<const Snapshot> snapshots, co
 std::string next_snapshot_id(std::span<const Snapshot> snapshots) {
   uint64_t highest = 0;
   for (const Snapshot& s : snapshots) highest = std::max<uint64_t>(highest, std::strtoull(s.id.c_str(), nullptr, 10));
-  return std::to_string(highest + 1);
+  uint64_t next = highest + 1;
+  if (next == 0)  // somebody has used the highest number there is: the lowest one that nobody has
+    while (std::any_of(snapshots.begin(), snapshots.end(),
+                       [&](const Snapshot& s) { return s.id == std::to_string(next); }))
+      ++next;
+  return std::to_string(next);
 }
 
 }  // namespace varve::qcow2

@@ -9,6 +9,7 @@
 #include "qcow2/bitmap_directory.h"
 #include "qcow2/corruption.h"
 #include "qcow2/image_state.h"
+#include "qcow2/padded_read.h"
 #include "qcow2/table_pass.h"
 
 namespace varve::qcow2 {
@@ -122,7 +123,7 @@ Result<void> SnapshotTransaction::State::reserve_present_state() {
 
 Result<std::vector<uint64_t>> SnapshotTransaction::State::read_l1(const Snapshot& s) {
   std::vector<be64> raw(s.l1_size);
-  if (!raw.empty()) TRY(file().read_at(s.l1_table_offset, std::as_writable_bytes(std::span(raw))));
+  TRY(read_padded(file(), s.l1_table_offset, std::as_writable_bytes(std::span(raw))));
   return std::vector<uint64_t>(raw.begin(), raw.end());
 }
 

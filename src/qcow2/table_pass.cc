@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "qcow2/corruption.h"
+#include "qcow2/padded_read.h"
 
 namespace varve::qcow2 {
 namespace {
@@ -52,12 +53,12 @@ Result<void> TablePass::read_batch(std::span<const TableReference> batch) {
   for (size_t i = 0; i < batch.size();) {
     size_t end = i + 1;
     while (end < batch.size() && batch[end].host_offset == batch[end - 1].host_offset + cluster_size) ++end;
-    if (batch[end - 1].host_offset + cluster_size > file_size)
+    if (batch[end - 1].host_offset >= file_size)
       return corruption(file_.name(), batch[end - 1].host_offset,
                         fmt::format("L2 table at offset {:#x} lies outside of the file of {} bytes",
                                     batch[end - 1].host_offset, file_size));
     const auto piece = std::span(buffer_).subspan(i * words_per_table(), (end - i) * words_per_table());
-    TRY(file_.read_at(batch[i].host_offset, std::as_writable_bytes(piece)));
+    TRY(read_padded(file_, batch[i].host_offset, std::as_writable_bytes(piece)));
     i = end;
   }
   return {};
