@@ -194,11 +194,20 @@ class Cutter {
     return part;
   }
 
-  std::string_view take_while(std::string_view set) {
-    const size_t end = std::min(text_.find_first_not_of(set, at_), text_.size());
+  // find_first_of() and its kin call memchr for every character; these are what a document consists of.
+  template <typename Predicate>
+  std::string_view take_while(Predicate belongs) {
+    size_t end = at_;
+    while (end < text_.size() && belongs(text_[end])) ++end;
     const std::string_view part = text_.substr(at_, end - at_);
     at_ = end;
     return part;
+  }
+  static bool is_white(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
+  std::string_view take_white() { return take_while(is_white); }
+  std::string_view take_name() {
+    return take_while(
+        [](char c) { return !is_white(c) && c != '=' && c != '/' && c != '>' && c != '<' && c != '\'' && c != '"'; });
   }
 
   // The blanks between the start of the line and here; nothing if something else stands there too.
@@ -209,15 +218,7 @@ class Cutter {
     return static_cast<int>(at_ - start);
   }
 
-  std::string_view take_name() {
-    const size_t end = std::min(text_.find_first_of(" \t\r\n=/><'\"", at_), text_.size());
-    const std::string_view part = text_.substr(at_, end - at_);
-    at_ = end;
-    return part;
-  }
-
   Result<void> cut_element(Element& element, int depth, int parent_indentation) {
-    static constexpr std::string_view kWhite = " \t\r\n";
     if (depth > kMaxDepth || !looking_at("<")) return lost();
     element.line_ = line_;
     element.indentation_ = columns_before().value_or(parent_indentation);
@@ -225,7 +226,7 @@ class Cutter {
     element.name_ = take_name();
     if (element.name_.empty()) return lost();
     while (true) {
-      const std::string_view white = take_while(kWhite);
+      const std::string_view white = take_white();
       count_lines(white);
       if (looking_at("/>")) {
         element.tag_tail_ = white;
@@ -247,7 +248,7 @@ class Cutter {
     Attribute attribute;
     attribute.lead = white;
     attribute.name = take_name();
-    attribute.equals = take_while(" \t\r\n=");
+    attribute.equals = take_while([](char c) { return is_white(c) || c == '='; });
     if (attribute.name.empty() || at_ >= text_.size()) return lost();
     const char quote = text_[at_];
     const size_t end = text_.find(quote, at_ + 1);
@@ -270,7 +271,7 @@ class Cutter {
       } else if (looking_at("</")) {
         at_ += 2;
         if (take_name() != element.name_) return lost();
-        element.end_tail_ = take_while(" \t\r\n");
+        element.end_tail_ = take_white();
         count_lines(element.end_tail_);
         if (!looking_at(">")) return lost();
         ++at_;

@@ -142,9 +142,13 @@ bool is_utf8(std::string_view text) {
   size_t i = 0;
   while (i < text.size()) {
     const auto first = static_cast<unsigned char>(text[i]);
-    const int length = first < 0x80 ? 1 : first >> 5 == 0x6 ? 2 : first >> 4 == 0xE ? 3 : first >> 3 == 0x1E ? 4 : 0;
+    if (first < 0x80) {
+      ++i;
+      continue;
+    }
+    const int length = first >> 5 == 0x6 ? 2 : first >> 4 == 0xE ? 3 : first >> 3 == 0x1E ? 4 : 0;
     if (length == 0 || text.size() - i < static_cast<size_t>(length)) return false;
-    uint32_t code = length == 1 ? first : first & (0x7Fu >> length);
+    uint32_t code = first & (0x7Fu >> length);
     for (int k = 1; k < length; ++k) {
       const auto next = static_cast<unsigned char>(text[i + static_cast<size_t>(k)]);
       if (next >> 6 != 0x2) return false;
