@@ -1,0 +1,109 @@
+#include "support/libvirtd.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+namespace varve::test {
+
+namespace {
+
+// $1: the tree, $2: a directory for everything else. Runs as process 1 of its namespace: when its standard input ends,
+// so do it and every daemon and guest in there.
+//  - A /dev/kvm that libvirt's user cannot open makes libvirtd throw away its capability cache at every look-up (a
+//    define takes a minute), so it gets a node of its own that the group kvm can open. The host's is not touched.
+//  - virtlogd must be there first.
+//  - Guests become children of process 1 and must be reaped, or libvirtd waits a minute for one that it destroyed to
+//    go away: so the shell waits, and a child of its reads.
+constexpr const char* kScript = R"(
+set -e
+root=$1 scratch=$2
+mount --make-rprivate /
+mkdir -p "$root/etc/libvirt" "$root/var/lib/libvirt" "$scratch/run" "$scratch/cache" "$scratch/log/qemu" "$scratch/dev"
+if [ -e /dev/kvm ] && getent group kvm >/dev/null; then
+  mount -t tmpfs -o mode=755 tmpfs "$scratch/dev"
+  if mknod "$scratch/dev/kvm" c 10 232 && chgrp kvm "$scratch/dev/kvm" && chmod 660 "$scratch/dev/kvm"; then
+    mount --bind "$scratch/dev/kvm" /dev/kvm
+  fi
+fi
+mount --bind "$scratch/run" /run
+mount --bind "$root/etc/libvirt" /etc/libvirt
+mount --bind "$root/var/lib/libvirt" /var/lib/libvirt
+mount --bind "$scratch/cache" /var/cache/libvirt
+mount --bind "$scratch/log" /var/log/libvirt
+virtlogd -d </dev/null
+libvirtd -d </dev/null
+tries=0
+until virsh -c qemu:///system version >/dev/null 2>&1 </dev/null; do
+  tries=$((tries + 1))
+  if [ $tries -gt 300 ]; then
+    echo "libvirtd does not answer"
+    cat /var/log/libvirt/*.log
+    exit 1
+  fi
+  sleep 0.1
+done
+echo "libvirtd is up"
+exec 3<&0
+(read -r line <&3 || true) &
+wait $!
+)";
+
+}  // namespace
+
+std::string Libvirtd::unavailable() {
+  if (::geteuid() != 0) return "needs root, for a private libvirtd";
+  for (const char* program : {"libvirtd", "virtlogd", "virsh", "unshare", "nsenter", "qemu-system-x86_64"}) {
+    if (find_program(program).empty()) return std::string("needs ") + program + ", which is not installed";
+  }
+  const ProcessResult probe = run({"unshare", "--mount", "--pid", "--fork", "--mount-proc", "true"});
+  if (probe.exit_code != 0) return "needs mount and process namespaces: " + probe.err;
+  return {};
+}
+
+Libvirtd::Libvirtd(std::string root) : root_(std::move(root)) {
+  start();
+}
+
+Libvirtd::~Libvirtd() {
+  stop();
+}
+
+void Libvirtd::start() {
+  process_ = std::make_unique<BackgroundProcess>(std::vector<std::string>{"unshare", "--mount", "--pid", "--fork",
+                                                                          "--kill-child", "--mount-proc", "sh", "-c",
+                                                                          kScript, "libvirtd", root_, scratch_.path()});
+  EXPECT_TRUE(process_->wait_for("libvirtd is up", std::chrono::seconds(60))) << process_->output();
+}
+
+void Libvirtd::stop() {
+  if (!process_) return;
+  process_->close_and_wait();
+  process_.reset();
+}
+
+void Libvirtd::restart() {
+  stop();
+  start();
+}
+
+std::vector<std::string> Libvirtd::virsh_command(const std::vector<std::string>& arguments) const {
+  std::vector<std::string> command = {"nsenter", "--mount", "--target",      std::to_string(process_->pid()),
+                                      "virsh",   "-c",      "qemu:///system"};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  return command;
+}
+
+ProcessResult Libvirtd::virsh(const std::vector<std::string>& arguments) const {
+  if (!process_) return {127, "", "libvirtd was stopped"};
+  return run(virsh_command(arguments));
+}
+
+std::string Libvirtd::virsh_ok(const std::vector<std::string>& arguments) const {
+  if (!process_) {
+    ADD_FAILURE() << "libvirtd was stopped";
+    return {};
+  }
+  return run_ok(virsh_command(arguments));
+}
+
+}  // namespace varve::test
