@@ -23,22 +23,22 @@ struct CreateRequest {
   bool quiet = false;
 };
 
-// Opens the declared backing file, to see that it can be opened, and how large the disk in it is. No locks are taken,
-// as by qemu-img: nothing of its contents is read, and it may well be in use.
-Result<uint64_t> backing_size(const CreateRequest& request, const std::string& backing_file,
-                              const std::string& format) {
-  const std::optional<image::Format> known = image::format_of_name(format);
-  if (!known) return make_error(ErrorKind::kInvalidArgument, fmt::format("Unknown driver '{}'", format));
-  const std::string path = image::resolve_backing_name(request.path, backing_file);
-  image::OpenFailure failure;
-  Result<image::OpenImage> opened =
-      image::open_image(path, {.format = known, .use = image::Use::kInspect, .share_with_writers = true}, &failure);
-  if (!opened) {
-    Error error = std::move(opened).error();
-    error.message = qemu_open_reason(failure);
-    return error;
+// Opens the backing file, to see that it can be opened, and how large the disk in it is. No locks are taken, as by
+// qemu-img: nothing of its contents is read, and it may well be in use. Without a format, it is probed: to tell the
+// user what to declare, not to make use of it.
+Result<image::OpenImage> open_backing(const CreateRequest& request, const std::string& backing_file,
+                                      const std::optional<std::string>& format) {
+  std::optional<image::Format> known;
+  if (format && !(known = image::format_of_name(*format))) {
+    return make_error(ErrorKind::kInvalidArgument, fmt::format("Unknown driver '{}'", *format));
   }
-  return opened->device()->size();
+  image::OpenFailure failure;
+  Result<image::OpenImage> opened = image::open_image(
+      image::resolve_backing_name(request.path, backing_file),
+      {.format = known, .use = image::Use::kInspect, .share_with_writers = true, .open_backing = format.has_value()},
+      &failure);
+  if (!opened) opened.error().message = qemu_open_reason(failure);
+  return opened;
 }
 
 Error invalid(std::string message) {
@@ -68,14 +68,6 @@ Result<void> take_backing(const CreateRequest& request, ImageOptions& options) {
   return {};
 }
 
-// What QEMU adds where the format of a backing file is missing and it could guess it.
-std::string guessed_format(const CreateRequest& request, const std::string& backing_file) {
-  const std::string path = image::resolve_backing_name(request.path, backing_file);
-  const Result<image::OpenImage> opened =
-      image::open_image(path, {.use = image::Use::kInspect, .share_with_writers = true, .open_backing = false});
-  return opened ? fmt::format("\nDetected format of {}.", name_of(opened->format())) : "";
-}
-
 Result<void> complete(const CreateRequest& request, ImageOptions& options) {
   if (request.options) TRY(options.parse(*request.options));
   if (request.size && options.text("size")) return invalid("The image size must be specified only once");
@@ -83,18 +75,17 @@ Result<void> complete(const CreateRequest& request, ImageOptions& options) {
   TRY(take_backing(request, options));
   const std::optional<std::string> backing_file = options.text("backing_file");
   const std::optional<std::string> backing_format = options.text("backing_fmt");
-  if (backing_file && !backing_format) {
-    return invalid("Backing file specified without backing format" +
-                   (request.unsafe ? "" : guessed_format(request, *backing_file)));
-  }
+  std::string hint;
   if (backing_file && !request.unsafe) {
-    Result<uint64_t> size = backing_size(request, *backing_file, *backing_format);
-    if (!size) {
-      size.error().message += "\nCould not open backing image.";
-      return size.error();
+    Result<image::OpenImage> backing = open_backing(request, *backing_file, backing_format);
+    if (!backing) {
+      backing.error().message += "\nCould not open backing image.";
+      return std::move(backing).error();
     }
-    if (!options.text("size")) TRY(options.set("size", fmt::format("{}", *size)));
+    hint = fmt::format("\nDetected format of {}.", name_of(backing->format()));
+    if (!options.text("size")) TRY(options.set("size", fmt::format("{}", TRY(backing->device()->size()))));
   }
+  if (backing_file && !backing_format) return invalid("Backing file specified without backing format" + hint);
   if (!options.text("size")) return invalid("Image creation needs a size parameter");
   return {};
 }

@@ -21,7 +21,7 @@ constexpr uint64_t kNanosecondsPerSecond = 1000000000;
 
 Json describe_snapshot(const qcow2::Snapshot& snapshot) {
   Json json = Json::object();
-  if (snapshot.icount) json["icount"] = static_cast<int64_t>(*snapshot.icount);
+  if (snapshot.icount && *snapshot.icount != ~uint64_t{0}) json["icount"] = static_cast<int64_t>(*snapshot.icount);
   json["vm-clock-nsec"] = snapshot.vm_clock_nsec % kNanosecondsPerSecond;
   json["name"] = snapshot.name;
   json["date-sec"] = snapshot.date_sec;

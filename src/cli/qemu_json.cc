@@ -28,6 +28,7 @@ uint32_t take_code_point(std::string_view& text) {
   constexpr uint32_t kSmallest[] = {0, 0x80, 0x800, 0x10000};
   const bool is_surrogate = point >= 0xd800 && point < 0xe000;
   const bool is_noncharacter = (point >= 0xfdd0 && point <= 0xfdef) || (point & 0xfffe) == 0xfffe;
+  if (first == 0xc0 && taken == 1 && point == 0) return 0;  // QEMU takes "modified UTF-8"
   if (taken < more || point < kSmallest[more] || point > 0x10ffff || is_surrogate || is_noncharacter) {
     return kReplacement;
   }

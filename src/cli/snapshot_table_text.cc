@@ -22,8 +22,9 @@ std::string snapshot_table_text(std::span<const qcow2::Snapshot> snapshots) {
                                  "DATE", "VM CLOCK", "ICOUNT");
   for (const qcow2::Snapshot& snapshot : snapshots) {
     text += pad_right(snapshot.id, 9) + " " + pad_right(snapshot.name, 16);
-    // QEMU holds the instruction count in a signed number.
-    const std::string icount = snapshot.icount ? fmt::format("{}", static_cast<int64_t>(*snapshot.icount)) : "";
+    // QEMU holds the instruction count in a signed number, of which -1 is none.
+    const bool has_icount = snapshot.icount && *snapshot.icount != ~uint64_t{0};
+    const std::string icount = has_icount ? fmt::format("{}", static_cast<int64_t>(*snapshot.icount)) : "";
     text += fmt::format(" {:>8}{:>20}{:>13}{:>11}\n", format_size(snapshot.vm_state_size),
                         format_local_time(snapshot.date_sec), format_vm_clock(snapshot.vm_clock_nsec), icount);
   }

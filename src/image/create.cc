@@ -3,6 +3,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <functional>
 
 #include "base/checked.h"
@@ -31,7 +33,12 @@ Result<void> create_file(const std::string& path, LockRequest lock,
 
 Result<void> create_raw(const std::string& path, uint64_t size) {
   return create_file(path, LockRequest::raw_writer(), [&](FileDevice& file) -> Result<void> {
-    if (!file.is_block_device()) return file.resize(align_up(size, kSectorSize));
+    if (!file.is_block_device()) {
+      TRY(file.resize(align_up(size, kSectorSize)));
+      // As QEMU does: where nothing at all is allocated, O_DIRECT readers can't find out what alignment they need.
+      const std::array<std::byte, 4096> zeroes{};
+      return file.write_at(0, std::span(zeroes).first(std::min<uint64_t>(zeroes.size(), align_up(size, kSectorSize))));
+    }
     const uint64_t available = TRY(file.size());
     if (available >= size) return {};
     Error error = make_error(ErrorKind::kNoSpace, path + ": the device is smaller than the image");

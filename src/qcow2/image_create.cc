@@ -83,7 +83,7 @@ Result<void> write_preallocated(BlockDevice& file, const Header& h, const Plan& 
     std::fill(table.begin(), table.end(), be64(0));
     for (uint64_t i = 0; i < h.l2_entries() && left != 0; ++i, ++data, --left) {
       table[i * words] = (data * h.cluster_size()) | kEntryCopied;
-      if (words == 2) table[i * 2 + 1] = uint64_t{0xffffffff};  // every subcluster allocated
+      // Extended entries: the cluster is there, none of its subclusters is allocated, so a backing file shows through.
     }
     TRY(file.write_at((p.first_l2() + t) * h.cluster_size(), std::as_bytes(std::span(table))));
   }
