@@ -126,7 +126,7 @@ Result<void> Image::create(BlockDevice& file, const CreateOptions& o) {
   TRY(file.write_at(h.refcount_table_offset, std::as_bytes(std::span(table))));
 
   RefcountArray counts(h.refcount_order, p.blocks * h.cluster_size());
-  counts.increment(0, p.all());
+  for (uint64_t c = 0; c < p.all(); ++c) counts.set(c, 1);
   TRY(file.write_at(p.first_block() * h.cluster_size(), counts.bytes()));
 
   std::vector<be64> l1(p.l1_clusters * h.cluster_size() / 8);

@@ -21,24 +21,23 @@ std::byte* reserve(size_t bytes) {
   return static_cast<std::byte*>(p);
 }
 
-// Widths of whole bytes: runs of big-endian T. Overflow is looked for first, so that the changing loop has no exit and
-// the compiler can make it wide.
+// Widths of whole bytes: runs of big-endian T, changed in one loop without an exit, which the compiler can make wide. A
+// value that may not be changed — 0 is not in use, and going up the largest has no successor — is found on the way, and
+// then everything is taken back and done again up to there.
 template <typename T, int kDelta>
 uint64_t add_run(std::byte* data, uint64_t first, uint64_t count) {
-  constexpr T kLimit = kDelta > 0 ? static_cast<T>(~T{0}) : T{0};
   auto* values = reinterpret_cast<BigEndian<T>*>(data) + first;
-  uint64_t usable = count;
-  if (count > 8) {
-    bool hit = false;
-    for (uint64_t i = 0; i < count; ++i) hit |= static_cast<T>(values[i]) == kLimit;
-    if (hit)
-      for (usable = 0; values[usable] != kLimit; ++usable) {
-      }
-  } else {
-    for (usable = 0; usable < count && values[usable] != kLimit; ++usable) {
-    }
+  const auto forbidden = [](T old) { return kDelta > 0 ? static_cast<T>(old + 1) <= 1 : old == 0; };
+  bool hit = false;
+  for (uint64_t i = 0; i < count; ++i) {
+    const T old = values[i];
+    hit |= forbidden(old);
+    values[i] = static_cast<T>(old + static_cast<T>(kDelta));
   }
-  for (uint64_t i = 0; i < usable; ++i) values[i] = static_cast<T>(values[i] + static_cast<T>(kDelta));
+  if (!hit) return count;
+  for (uint64_t i = 0; i < count; ++i) values[i] = static_cast<T>(values[i] - static_cast<T>(kDelta));
+  uint64_t usable = 0;
+  for (; !forbidden(values[usable]); ++usable) values[usable] = static_cast<T>(values[usable] + static_cast<T>(kDelta));
   return usable;
 }
 
@@ -130,7 +129,7 @@ uint64_t RefcountArray::increment(uint64_t first, uint64_t count) {
     default:
       for (uint64_t i = 0; i < count; ++i) {
         const uint64_t value = get(first + i);
-        if (value == max_value()) return i;
+        if (value == 0 || value == max_value()) return i;
         set(first + i, value + 1);
       }
       return count;

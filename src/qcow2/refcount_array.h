@@ -28,8 +28,8 @@ class RefcountArray {
 
   uint64_t get(uint64_t cluster) const;
   void set(uint64_t cluster, uint64_t value);
-  // Adds 1 to (subtracts 1 from) `count` entries. Returns how many were changed: less than `count` when the next one
-  // would overflow (underflow).
+  // Adds 1 to (subtracts 1 from) `count` entries, which are all in use. Returns how many were changed: less than
+  // `count` when the next one is 0, or would overflow.
   uint64_t increment(uint64_t first, uint64_t count);
   uint64_t decrement(uint64_t first, uint64_t count);
   bool all_equal(uint64_t first, uint64_t count, uint64_t value) const;

@@ -114,13 +114,12 @@ Result<void> Refcounts::cover(uint64_t clusters) {
   return {};
 }
 
-Result<void> Refcounts::mark_dirty(uint64_t first, uint64_t count) {
+void Refcounts::mark_dirty(uint64_t first, uint64_t count) {
   for (uint64_t b = first / per_block_; b <= (first + count - 1) / per_block_; ++b) {
     if ((block_flags_[b] & kDirty) != 0) continue;
     block_flags_[b] |= kDirty;
     ++dirty_blocks_;
   }
-  return {};
 }
 
 void Refcounts::mark_clean(size_t block) {
@@ -129,14 +128,20 @@ void Refcounts::mark_clean(size_t block) {
   --dirty_blocks_;
 }
 
+Error Refcounts::not_counted(uint64_t cluster) const {
+  return corruption(
+             file_->name(), cluster * cluster_size_,
+             fmt::format("the cluster at offset {:#x} is in use, but its refcount is 0", cluster * cluster_size_))
+      .with_note(fmt::format("`qemu-img check -r all {}` repairs refcounts; nothing was changed", file_->name()));
+}
+
 Result<void> Refcounts::increment(uint64_t first, uint64_t count) {
-  if (first + count > array_.clusters())
-    return corruption(file_->name(), first * cluster_size_,
-                      fmt::format("cluster {} is in use, but the refcount table does not cover it", first));
+  if (first + count > array_.clusters()) return not_counted(std::max(first, array_.clusters()));
   TRY(ensure_loaded(first, count));
-  TRY(mark_dirty(first, count));
+  mark_dirty(first, count);
   const uint64_t done = array_.increment(first, count);
   if (done == count) return {};
+  if (array_.get(first + done) == 0) return not_counted(first + done);
   Error e = make_error(ErrorKind::kUnsupported,
                        fmt::format("{}: a cluster can't be referenced more than {} times with this refcount width",
                                    file_->name(), array_.max_value()));
@@ -146,17 +151,11 @@ Result<void> Refcounts::increment(uint64_t first, uint64_t count) {
 }
 
 Result<void> Refcounts::decrement(uint64_t first, uint64_t count) {
-  const auto underflow = [&](uint64_t cluster) {
-    return corruption(
-               file_->name(), cluster * cluster_size_,
-               fmt::format("the cluster at offset {:#x} is in use, but its refcount is 0", cluster * cluster_size_))
-        .with_note(fmt::format("`qemu-img check -r all {}` repairs refcounts", file_->name()));
-  };
-  if (first + count > array_.clusters()) return underflow(std::max(first, array_.clusters()));
+  if (first + count > array_.clusters()) return not_counted(std::max(first, array_.clusters()));
   TRY(ensure_loaded(first, count));
-  TRY(mark_dirty(first, count));
+  mark_dirty(first, count);
   const uint64_t done = array_.decrement(first, count);
-  if (done != count) return underflow(first + done);
+  if (done != count) return not_counted(first + done);
   return {};
 }
 
@@ -199,7 +198,9 @@ Result<uint64_t> Refcounts::find_free(uint64_t count) {
 
 Result<void> Refcounts::take(uint64_t first, uint64_t count) {
   TRY(cover(first + count));
-  TRY(increment(first, count));
+  TRY(ensure_loaded(first, count));
+  mark_dirty(first, count);
+  for (uint64_t c = first; c < first + count; ++c) array_.set(c, 1);
   return {};
 }
 

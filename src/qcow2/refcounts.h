@@ -48,8 +48,9 @@ class Refcounts {
   bool all_loaded_equal(uint64_t first, uint64_t count, uint64_t value) const {
     return first + count <= array_.clusters() ? array_.all_equal(first, count, value) : value == 0;
   }
-  // Bulk changes; kCorrupt (underflow: the image counts fewer references than its tables hold) or kUnsupported
-  // (overflow: the refcount width is too small) — part of the run may be changed then, so the caller gives up.
+  // Bulk changes to clusters in use; kCorrupt (one has refcount 0: the image counts fewer references than it holds) or
+  // kUnsupported (overflow: the refcount width is too small) — part of the run may be changed then, so the caller gives
+  // up.
   Result<void> increment(uint64_t first, uint64_t count);
   Result<void> decrement(uint64_t first, uint64_t count);
 
@@ -109,7 +110,8 @@ class Refcounts {
   Result<void> load(size_t first_block, size_t last_block);
   Result<void> ensure_loaded(uint64_t first, uint64_t count);
   Result<void> cover(uint64_t clusters);
-  Result<void> mark_dirty(uint64_t first, uint64_t count);
+  void mark_dirty(uint64_t first, uint64_t count);
+  Error not_counted(uint64_t cluster) const;
   Result<uint64_t> next_free(uint64_t from);
   Result<uint64_t> find_free(uint64_t count);
   Result<void> take(uint64_t first, uint64_t count);

@@ -66,6 +66,10 @@ struct SnapshotTransaction::State {
   Result<void> release(uint64_t offset, uint64_t bytes);  // one reference less
   Result<void> replace(uint64_t offset, uint64_t bytes);  // the same, for what is written anew elsewhere
   Result<void> drop_tree(std::span<const TableReference> references);
+  // Tables that are going to be shared carry no COPIED flags: those that do are written anew without. Returns where
+  // they went, 0 for the others.
+  Result<std::vector<uint64_t>> write_shared(std::span<const TableReference> references,
+                                             std::span<const uint8_t> carries_copied);
   Result<void> refresh_active(std::span<const uint8_t> affected);
   Result<void> drop_bitmaps();
   std::vector<FileRange> freed_ranges() const;
@@ -155,6 +159,18 @@ Result<void> SnapshotTransaction::State::drop_tree(std::span<const TableReferenc
   return {};
 }
 
+Result<std::vector<uint64_t>> SnapshotTransaction::State::write_shared(std::span<const TableReference> references,
+                                                                       std::span<const uint8_t> carries_copied) {
+  std::vector<TableReference> carrying;
+  for (size_t i = 0; i < references.size(); ++i)
+    if (carries_copied[i] != 0) carrying.push_back(references[i]);
+  const std::vector<uint64_t> moved = TRY(pass.write_without_copied(carrying));
+  std::vector<uint64_t> result(references.size());
+  for (size_t i = 0, k = 0; i < references.size(); ++i)
+    if (carries_copied[i] != 0) result[i] = moved[k++];
+  return result;
+}
+
 // COPIED says "refcount is one": where references went away below `affected` L1 entries, tables and entries of the
 // active disk may have become its own again.
 Result<void> SnapshotTransaction::State::refresh_active(std::span<const uint8_t> affected) {
@@ -166,7 +182,7 @@ Result<void> SnapshotTransaction::State::refresh_active(std::span<const uint8_t>
     else
       l1[r.l1_index] = r.host_offset;
   }
-  const std::vector<uint64_t> moved = TRY(pass.refresh_copied(own));
+  const std::vector<uint64_t> moved = TRY(pass.write_with_fresh_copied(own));
   for (size_t i = 0; i < own.size(); ++i) {
     if (moved[i] != 0) {
       TRY(refcounts.decrement(own[i].host_offset >> format.cluster_bits, 1));
@@ -247,7 +263,8 @@ Result<void> SnapshotTransaction::create(const SnapshotSpec& spec) {
     return make_error(ErrorKind::kInvalidArgument,
                       fmt::format("a snapshot name of {} bytes is too long for qcow2", spec.name.size()));
   const auto references = TRY(table_references(s.l1, s.format, s.file().name()));
-  const std::vector<uint64_t> moved = TRY(s.pass.add_references(references));
+  const std::vector<uint8_t> carries_copied = TRY(s.pass.add_references(references));
+  const std::vector<uint64_t> moved = TRY(s.write_shared(references, carries_copied));
   for (size_t i = 0; i < references.size(); ++i) {
     const uint64_t old = references[i].host_offset;
     const uint64_t now = moved[i] != 0 ? moved[i] : old;
@@ -292,16 +309,17 @@ Result<void> SnapshotTransaction::revert(size_t index) {
 
   s.disk_changed = true;
   // First what comes, then what goes: no count passes through zero. Tables that both share change nothing at all.
-  const std::vector<uint64_t> moved = TRY(s.pass.add_references(come));
+  const std::vector<uint8_t> carries_copied = TRY(s.pass.add_references(come));
+  TRY(s.drop_tree(gone));
+  // A table of the snapshot with stale COPIED flags gets a clean twin, which is the active disk's alone.
+  const std::vector<uint64_t> moved = TRY(s.write_shared(come, carries_copied));
   s.l1.resize(length);
   for (const TableReference& r : gone)
     if (r.l1_index < length) s.l1[r.l1_index] = 0;
   for (size_t i = 0; i < come.size(); ++i) {
-    // A table of the snapshot with stale COPIED flags got a clean twin, which is the active disk's alone.
     if (moved[i] == 0) TRY(s.refcounts.increment(come[i].host_offset >> s.format.cluster_bits, 1));
     s.l1[come[i].l1_index] = moved[i] != 0 ? moved[i] | kEntryCopied : come[i].host_offset;
   }
-  TRY(s.drop_tree(gone));
   s.header.size = size;
   return s.drop_bitmaps();
 }

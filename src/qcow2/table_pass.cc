@@ -42,32 +42,51 @@ Result<std::vector<TableReference>> table_references(std::span<const uint64_t> l
   return references;
 }
 
-size_t TablePass::tables_per_batch() const {
-  return std::max<size_t>(1, kBatchBytes / format_.cluster_size());
-}
-
-Result<void> TablePass::read_batch(std::span<const TableReference> batch) {
+Result<void> TablePass::read_batch(std::span<const TableReference> references, Batch& batch) {
   const uint64_t cluster_size = format_.cluster_size();
   const uint64_t file_size = TRY(file_.size());
-  buffer_.resize(batch.size() * words_per_table());
-  for (size_t i = 0; i < batch.size();) {
+  batch.resize(references.size() * words_per_table());
+  for (size_t i = 0; i < references.size();) {
     size_t end = i + 1;
-    while (end < batch.size() && batch[end].host_offset == batch[end - 1].host_offset + cluster_size) ++end;
-    if (batch[end - 1].host_offset >= file_size)
-      return corruption(file_.name(), batch[end - 1].host_offset,
-                        fmt::format("L2 table at offset {:#x} lies outside of the file of {} bytes",
-                                    batch[end - 1].host_offset, file_size));
-    const auto piece = std::span(buffer_).subspan(i * words_per_table(), (end - i) * words_per_table());
-    TRY(read_padded(file_, batch[i].host_offset, std::as_writable_bytes(piece)));
+    while (end < references.size() && references[end].host_offset == references[end - 1].host_offset + cluster_size)
+      ++end;
+    const uint64_t last = references[end - 1].host_offset;
+    if (last + cluster_size > file_size)
+      return corruption(file_.name(), last,
+                        fmt::format("L2 table at offset {:#x} lies outside of the file of {} bytes", last, file_size));
+    const auto piece = std::span(batch).subspan(i * words_per_table(), (end - i) * words_per_table());
+    TRY(file_.read_at(references[i].host_offset, std::as_writable_bytes(piece)));
     i = end;
   }
   return {};
 }
 
+template <typename Visit>
+Result<void> TablePass::for_each_batch(std::span<const TableReference> references, Visit visit) {
+  const size_t step = std::max<size_t>(1, kBatchBytes / format_.cluster_size());
+  const auto part = [&](size_t at) { return references.subspan(at, std::min(step, references.size() - at)); };
+  Batch batch;
+  Batch next;
+  if (!references.empty()) TRY(read_batch(part(0), batch));
+  for (size_t at = 0; at < references.size(); at += step) {
+    std::future<Result<void>> reading;
+    if (at + step < references.size())
+      reading = std::async(std::launch::async, [&] { return read_batch(part(at + step), next); });
+    TRY(visit(batch, part(at).size(), at));
+    if (reading.valid()) TRY(reading.get());
+    std::swap(batch, next);
+  }
+  return finish_writing();
+}
+
+Result<void> TablePass::finish_writing() {
+  if (!writing_.valid()) return {};
+  return writing_.get();
+}
+
 // Calls change(first cluster, count) for every run of consecutive clusters that the table refers to.
 template <typename Change>
-Result<void> TablePass::for_each_run(const TableReference& reference, std::span<const be64> words, Change change,
-                                     PassTotals* totals) {
+Result<void> TablePass::for_each_run(const TableReference& reference, Table words, Change change, PassTotals* totals) {
   const uint64_t cluster_size = format_.cluster_size();
   const uint32_t step = format_.entry_words();
   uint64_t run_start = 0;
@@ -106,58 +125,64 @@ Result<void> TablePass::for_each_run(const TableReference& reference, std::span<
   return finish_run();
 }
 
-// Writes the tables of the batch that are marked, next to each other where there is room, and notes where.
-Result<void> TablePass::write_changed(std::span<const uint8_t> changed, std::span<uint64_t> new_offsets) {
-  // Changed tables move together to the front of the buffer.
+Result<void> TablePass::write_marked(Batch& batch, std::span<const uint8_t> marked, std::span<uint64_t> new_offsets) {
+  // Marked tables move together to the front.
   std::vector<size_t> origin;
-  for (size_t i = 0; i < changed.size(); ++i) {
-    if (changed[i] == 0) continue;
-    if (origin.size() != i) std::copy(words(i).begin(), words(i).end(), words(origin.size()).begin());
+  for (size_t i = 0; i < marked.size(); ++i) {
+    if (marked[i] == 0) continue;
+    if (origin.size() != i) std::ranges::copy(table_of(batch, i), table_of(batch, origin.size()).begin());
     origin.push_back(i);
   }
   if (origin.empty()) return {};
   const uint64_t first = TRY(refcounts_.allocate(origin.size()));
   written_.emplace_back(first, origin.size());
-  const auto piece = std::span(buffer_).first(origin.size() * words_per_table());
-  TRY(file_.write_at(first << format_.cluster_bits, std::as_bytes(piece)));
   for (size_t k = 0; k < origin.size(); ++k) new_offsets[origin[k]] = (first + k) << format_.cluster_bits;
+  TRY(finish_writing());  // one write at a time, in order
+  std::swap(batch, writing_batch_);
+  writing_ = std::async(std::launch::async, [this, first, bytes = origin.size() << format_.cluster_bits] {
+    return file_.write_at(first << format_.cluster_bits, std::as_bytes(std::span(writing_batch_)).first(bytes));
+  });
   return {};
 }
 
-Result<std::vector<uint64_t>> TablePass::add_references(std::span<const TableReference> references) {
-  std::vector<uint64_t> moved(references.size());
-  std::vector<uint8_t> changed;
-  for (size_t at = 0; at < references.size(); at += tables_per_batch()) {
-    const auto batch = references.subspan(at, std::min(tables_per_batch(), references.size() - at));
-    TRY(read_batch(batch));
-    changed.assign(batch.size(), 0);
-    for (size_t i = 0; i < batch.size(); ++i) {
+Result<std::vector<uint8_t>> TablePass::add_references(std::span<const TableReference> references) {
+  std::vector<uint8_t> carries_copied(references.size());
+  TRY(for_each_batch(references, [&](Batch& batch, size_t count, size_t at) -> Result<void> {
+    for (size_t i = 0; i < count; ++i) {
+      const Table table = table_of(batch, i);
       TRY(for_each_run(
-          batch[i], words(i), [&](uint64_t first, uint64_t count) { return refcounts_.increment(first, count); },
+          references[at + i], table, [&](uint64_t first, uint64_t n) { return refcounts_.increment(first, n); },
           nullptr));
-      if (!any_copied(words(i), format_.entry_words())) continue;
-      clear_copied(words(i), format_.entry_words());
-      changed[i] = 1;
+      carries_copied[at + i] = any_copied(table, format_.entry_words()) ? 1 : 0;
     }
-    TRY(write_changed(changed, std::span(moved).subspan(at, batch.size())));
-  }
-  return moved;
+    return {};
+  }));
+  return carries_copied;
 }
 
 Result<void> TablePass::drop_references(std::span<const TableReference> references, PassTotals* totals) {
-  for (size_t at = 0; at < references.size(); at += tables_per_batch()) {
-    const auto batch = references.subspan(at, std::min(tables_per_batch(), references.size() - at));
-    TRY(read_batch(batch));
-    for (size_t i = 0; i < batch.size(); ++i)
+  return for_each_batch(references, [&](Batch& batch, size_t count, size_t at) -> Result<void> {
+    for (size_t i = 0; i < count; ++i)
       TRY(for_each_run(
-          batch[i], words(i), [&](uint64_t first, uint64_t count) { return refcounts_.decrement(first, count); },
-          totals));
-  }
-  return {};
+          references[at + i], table_of(batch, i),
+          [&](uint64_t first, uint64_t n) { return refcounts_.decrement(first, n); }, totals));
+    return {};
+  });
+}
+
+Result<std::vector<uint64_t>> TablePass::write_without_copied(std::span<const TableReference> references) {
+  std::vector<uint64_t> new_offsets(references.size());
+  std::vector<uint8_t> marked;
+  TRY(for_each_batch(references, [&](Batch& batch, size_t count, size_t at) -> Result<void> {
+    clear_copied(batch, format_.entry_words());
+    marked.assign(count, 1);
+    return write_marked(batch, marked, std::span(new_offsets).subspan(at, count));
+  }));
+  return new_offsets;
 }
 
 // Entry by entry, but whole runs of clusters that are ours alone are settled with one look at their refcounts.
-bool TablePass::refresh_table(std::span<be64> table) {
+bool TablePass::refresh_table(Table table) {
   const uint64_t cluster_size = format_.cluster_size();
   const uint32_t step = format_.entry_words();
   bool changed = false;
@@ -190,17 +215,15 @@ bool TablePass::refresh_table(std::span<be64> table) {
   return changed;
 }
 
-Result<std::vector<uint64_t>> TablePass::refresh_copied(std::span<const TableReference> references) {
-  std::vector<uint64_t> moved(references.size());
+Result<std::vector<uint64_t>> TablePass::write_with_fresh_copied(std::span<const TableReference> references) {
+  std::vector<uint64_t> new_offsets(references.size());
   std::vector<uint8_t> changed;
-  for (size_t at = 0; at < references.size(); at += tables_per_batch()) {
-    const auto batch = references.subspan(at, std::min(tables_per_batch(), references.size() - at));
-    TRY(read_batch(batch));
-    changed.assign(batch.size(), 0);
-    for (size_t i = 0; i < batch.size(); ++i) changed[i] = refresh_table(words(i)) ? 1 : 0;
-    TRY(write_changed(changed, std::span(moved).subspan(at, batch.size())));
-  }
-  return moved;
+  TRY(for_each_batch(references, [&](Batch& batch, size_t count, size_t at) -> Result<void> {
+    changed.assign(count, 0);
+    for (size_t i = 0; i < count; ++i) changed[i] = refresh_table(table_of(batch, i)) ? 1 : 0;
+    return write_marked(batch, changed, std::span(new_offsets).subspan(at, count));
+  }));
+  return new_offsets;
 }
 
 }  // namespace varve::qcow2

@@ -1,9 +1,15 @@
 // Whole-table passes over L2 tables: what a snapshot operation does to the clusters below an L1 table, thousands of
-// tables at a time and run by run instead of entry by entry. Nothing of the present state is written to: tables that
-// change get new clusters.
+// tables at a time and run by run instead of entry by entry.
+//
+// Passes that count write nothing. Only when they have gone through everything that a change touches, and found every
+// cluster counted, are tables written: to new clusters, because nothing of the present state may change. So a cluster
+// that is in use although its refcount says otherwise is found before it could be taken for a free one.
+//
+// Long passes read the next tables, and write the last ones, on another thread while these are worked on.
 #pragma once
 
 #include <cstdint>
+#include <future>
 #include <span>
 #include <vector>
 
@@ -31,40 +37,51 @@ struct PassTotals {
 
 class TablePass {
  public:
+  // All outlive the pass.
   TablePass(BlockDevice& file, const EntryFormat& format, Refcounts& refcounts)
       : file_(file), format_(format), refcounts_(refcounts) {}
 
-  // One more reference to everything below; tables that carry COPIED flags are written anew without them. Where a
-  // table went is returned, in order: its new offset, or 0 where it stayed. New tables have refcount 1; the counts of
-  // tables are otherwise left to the caller.
-  Result<std::vector<uint64_t>> add_references(std::span<const TableReference> references);
+  // One more reference to everything below (not to the tables themselves). Returns, for each table, 1 where it carries
+  // COPIED flags.
+  Result<std::vector<uint8_t>> add_references(std::span<const TableReference> references);
   // One reference less to everything below (not to the tables themselves).
   Result<void> drop_references(std::span<const TableReference> references, PassTotals* totals = nullptr);
-  // Sets the COPIED flag of every data cluster whose refcount is 1, and clears it elsewhere; changed tables are written
-  // anew. Returns as add_references().
-  Result<std::vector<uint64_t>> refresh_copied(std::span<const TableReference> references);
 
-  // The clusters that were written to, as ranges of the file.
+  // Writes the tables anew without COPIED flags. Returns where each went; new tables have refcount 1, the counts of the
+  // old ones are left to the caller.
+  Result<std::vector<uint64_t>> write_without_copied(std::span<const TableReference> references);
+  // Sets the COPIED flag of every data cluster whose refcount is 1, and clears it elsewhere; tables that change by it
+  // are written anew. Returns as write_without_copied(), 0 for tables that stayed.
+  Result<std::vector<uint64_t>> write_with_fresh_copied(std::span<const TableReference> references);
+
+  // The clusters that were written to, {first, count}.
   const std::vector<std::pair<uint64_t, uint64_t>>& written() const { return written_; }
 
  private:
-  Result<void> read_batch(std::span<const TableReference> batch);
-  std::span<be64> words(size_t table) {
-    return std::span(buffer_).subspan(table * words_per_table(), words_per_table());
+  using Table = std::span<be64>;
+  using Batch = std::vector<be64>;  // tables end to end
+
+  Table table_of(Batch& batch, size_t index) const {
+    return std::span(batch).subspan(index * words_per_table(), words_per_table());
   }
   size_t words_per_table() const { return format_.cluster_size() / 8; }
-  size_t tables_per_batch() const;
+  Result<void> read_batch(std::span<const TableReference> references, Batch& batch);
+  // visit(batch, number of tables in it, index of its first table in `references`)
+  template <typename Visit>
+  Result<void> for_each_batch(std::span<const TableReference> references, Visit visit);
   template <typename Change>
-  Result<void> for_each_run(const TableReference& reference, std::span<const be64> words, Change change,
-                            PassTotals* totals);
-  Result<void> write_changed(std::span<const uint8_t> changed, std::span<uint64_t> new_offsets);
-  bool refresh_table(std::span<be64> words);
+  Result<void> for_each_run(const TableReference& reference, Table table, Change change, PassTotals* totals);
+  // Writes the marked tables of `batch`, which is used up, next to each other, and notes where.
+  Result<void> write_marked(Batch& batch, std::span<const uint8_t> marked, std::span<uint64_t> new_offsets);
+  Result<void> finish_writing();
+  bool refresh_table(Table table);
 
   BlockDevice& file_;
   EntryFormat format_;
   Refcounts& refcounts_;
-  std::vector<be64> buffer_;
-  std::vector<std::pair<uint64_t, uint64_t>> written_;  // {first cluster, count}
+  std::future<Result<void>> writing_;
+  Batch writing_batch_;
+  std::vector<std::pair<uint64_t, uint64_t>> written_;
 };
 
 }  // namespace varve::qcow2
