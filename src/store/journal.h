@@ -1,0 +1,79 @@
+// The journal of a host: one durable record per operation that is under way, var/lib/varve/journal/DOMAIN.journal
+// (docs/journal.md). An operation prepares every image, writes its record, and from then on will happen: by itself, or,
+// if it is interrupted, by whoever opens the domain next and calls recover().
+//
+// The caller holds the domain's lock exclusively (store/domain_lock.h) for everything but domains() and read().
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "store/journal_record.h"
+#include "store/layout.h"
+#include "store/step_hook.h"
+
+namespace varve {
+
+class FileDevice;
+
+// The stamp of an open file, with everything written to it on stable storage first.
+Result<FileStamp> sync_and_stamp(FileDevice& file);
+
+// How an interrupted operation ended.
+struct Recovery {
+  enum class Outcome {
+    kNothingToDo,  // there was no record
+    kFinished,     // everything that it meant to do is done
+    kUndone,       // nothing of it is left
+    kPartly,       // done but for the images in `unchanged`
+  };
+  Outcome outcome = Outcome::kNothingToDo;
+  std::string domain;
+  std::string operation;
+  std::vector<std::string> unchanged;  // kPartly: the targets of disks that lack the change
+  std::string message;                 // one line for the user
+  std::vector<std::string> notes;
+};
+
+class Journal {
+ public:
+  explicit Journal(Layout layout, StepHook hook = {});
+
+  // Names of the domains that have a record, or what a torn write of one left, sorted.
+  Result<std::vector<std::string>> domains() const;
+  // The domain's record. kCorrupt, naming the file, for one that can't be understood: nothing on the domain may be
+  // changed until a person has looked at it.
+  Result<std::optional<JournalRecord>> read(const std::string& domain) const;
+
+  // Durable when it returns. Replaces the domain's record, if there is one, in one step.
+  Result<void> write(const JournalRecord& record);
+  // Carries out the record's file changes and removals, in order. Can be repeated. Images that it removes must not be
+  // open here.
+  Result<void> apply_changes(const JournalRecord& record);
+  Result<void> clear(const std::string& domain);
+
+  // Finishes what an interrupted operation on `domain` left, or undoes it where its prepared images were overwritten
+  // meanwhile, and clears the record. kInUse when somebody has one of the images open: the record stays. Can be
+  // interrupted anywhere and repeated.
+  Result<Recovery> recover(const std::string& domain);
+
+  // Calls the hook. Operations name their own steps between write() and clear() with it.
+  void step(std::string_view name) const {
+    if (hook_) hook_(name);
+  }
+  // The host path of the domain's record.
+  std::string path_of(const std::string& domain) const;
+
+ private:
+  Result<void> remove_image(const std::string& root_path);
+  Result<void> remove_directory(const std::string& root_path);
+  std::string directory() const;
+  std::string temporary_path_of(const std::string& domain) const;
+
+  Layout layout_;
+  StepHook hook_;
+};
+
+}  // namespace varve
