@@ -1,0 +1,49 @@
+#include "disk/new_image.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "base/atomic_file.h"
+#include "base/unique_fd.h"
+#include "io/file_device.h"
+
+namespace varve {
+
+namespace {
+
+// As libvirt makes volumes: their contents are the guest's business.
+constexpr unsigned kMode = 0600;
+
+std::string directory_of(const std::string& path) {
+  return path.substr(0, path.find_last_of('/'));
+}
+
+}  // namespace
+
+Result<void> NewImage::claim(const Layout& layout) const {
+  const std::string host_path = TRY(layout.resolve_for_creation(path));
+  const UniqueFd fd(::open(host_path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, kMode));
+  if (!fd) return system_error(errno, fmt::format("can't create the image {}", host_path), host_path);
+  return {};
+}
+
+Result<void> NewImage::fill(const Layout& layout) const {
+  const std::string host_path = TRY(layout.resolve(path));
+  const auto file = TRY(FileDevice::create(host_path, LockRequest::format_writer(), kMode));
+  if (format == "raw") {
+    TRY(file->resize(options.size));
+  } else {
+    TRY(qcow2::Image::create(*file, options));
+  }
+  TRY(file->sync_all());
+  return sync_directory(directory_of(host_path));
+}
+
+void NewImage::unclaim(const Layout& layout) const {
+  if (const auto host_path = layout.resolve(path)) ::unlink(host_path->c_str());
+}
+
+}  // namespace varve
