@@ -1,0 +1,280 @@
+#include "inspect/where.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "disk/internal_disk.h"
+#include "disk/snapshot_disks.h"
+#include "inspect/backing_files.h"
+
+namespace varve {
+
+namespace {
+
+FileLocation locate(const Layout& layout, const std::string& root_path) {
+  const auto resolved = layout.resolve(root_path);
+  return {.path = root_path, .shown_path = layout.shown(root_path), .exists = resolved.has_value()};
+}
+
+std::string explain(const Error& error) {
+  std::string text = error.message;
+  for (const std::string& note : error.notes) text += "; " + note;
+  return text;
+}
+
+DiskLocation locate_disk(const Layout& layout, const Disk& disk, SnapshotMode mode) {
+  DiskLocation location;
+  location.target = disk.target;
+  location.mode = mode;
+  location.format = disk.format;
+  if (disk.is_local_file() && !disk.source.empty()) {
+    location.image = locate(layout, disk.source);
+  } else {
+    location.image = {.path = disk.source, .shown_path = disk.source, .exists = false};
+  }
+  return location;
+}
+
+// Opens the image and finds the entry, with what it references if that is wanted.
+void look_inside(const Layout& layout, const Disk& disk, const std::string& snapshot, DiskLocation& location) {
+  auto opened = InternalDisk::open(layout, disk, Access::kReadOnly);
+  if (!opened) {
+    location.problem = explain(opened.error());
+    return;
+  }
+  const auto chain = backing_files(layout, disk.source, opened->image().header());
+  for (const BackingFile& file : chain.files) {
+    location.backing_chain.push_back({.path = file.path, .shown_path = layout.shown(file.path), .exists = file.exists});
+  }
+  location.problem = chain.problem;
+  const auto index = opened->find(snapshot);
+  if (!index) {
+    location.problem = fmt::format("its image holds no snapshot of that name; it holds {}", opened->list_of_points());
+    return;
+  }
+  const qcow2::Snapshot& entry = opened->points()[*index];
+  PointLocation point{.id = entry.id,
+                      .tag = entry.name,
+                      .date_sec = entry.date_sec,
+                      .vm_state_bytes = entry.vm_state_size,
+                      .disk_bytes = entry.disk_size,
+                      .usage = {}};
+  auto usage = opened->image().snapshot_usage(*index);
+  if (usage) {
+    point.usage = *usage;
+  } else {
+    location.problem = explain(usage.error());
+  }
+  location.point = std::move(point);
+}
+
+void note_missing(const DiskLocation& disk, std::vector<std::string>& missing) {
+  if (!disk.image.exists && (disk.mode == SnapshotMode::kInternal || disk.mode == SnapshotMode::kExternal)) {
+    missing.push_back(fmt::format("disk {}: its image {} is not there", disk.target, disk.image.shown_path));
+    return;
+  }
+  if (disk.mode == SnapshotMode::kInternal && (!disk.point || !disk.problem.empty())) {
+    missing.push_back(fmt::format("disk {}: {}", disk.target, disk.problem));
+  }
+  for (const FileLocation& file : disk.backing_chain) {
+    if (file.exists) continue;
+    missing.push_back(fmt::format("disk {}: the backing file {} is not there", disk.target, file.shown_path));
+  }
+}
+
+// What somebody who has to carry the snapshot to another machine needs to know.
+std::string restoring(const SnapshotLocation& location) {
+  std::vector<std::string> files;
+  std::set<std::string> seen;
+  const auto add = [&](const FileLocation& file) {
+    if (seen.insert(file.path).second) files.push_back(file.shown_path);
+  };
+  bool any_inside = false;
+  for (const DiskLocation& disk : location.disks) {
+    if (disk.mode != SnapshotMode::kInternal && disk.mode != SnapshotMode::kExternal) continue;
+    any_inside = any_inside || disk.mode == SnapshotMode::kInternal;
+    if (disk.image.path.empty()) continue;
+    add(disk.image);
+    for (const FileLocation& file : disk.backing_chain) add(file);
+  }
+  if (location.memory) add(*location.memory);
+  if (!location.is_complete()) {
+    return fmt::format("It can't be restored as it is: {}.", fmt::join(location.missing, "; "));
+  }
+  std::string text =
+      fmt::format("To restore it elsewhere, take {} and {}", fmt::join(files, ", "), location.metadata.shown_path);
+  if (!location.holds_definition && location.definition) text += " and " + location.definition->shown_path;
+  text += ", all of the files whole";
+  if (any_inside) text += ": the snapshot is inside the image, and a copy of the image has it too";
+  if (location.nvram) {
+    text += fmt::format("; the firmware's variables in {} are not part of the snapshot", location.nvram->shown_path);
+  }
+  return text + ".";
+}
+
+std::optional<FileLocation> nvram_of(const Layout& layout, const DomainDocument& definition) {
+  const auto path = definition.nvram_path();
+  if (!path) return std::nullopt;
+  return locate(layout, *path);
+}
+
+}  // namespace
+
+Result<SnapshotLocation> where_is_snapshot(Host& host, const std::string& domain, const std::string& snapshot) {
+  const LockedDomain locked = TRY(host.open_domain(domain, DomainLock::Mode::kShared));
+  const SnapshotDocument document = TRY(host.metadata().load(domain, snapshot));
+  const Layout& layout = host.layout();
+
+  SnapshotLocation location;
+  location.summary = document.summary();
+  location.metadata = locate(layout, Layout::snapshot(domain, snapshot));
+  location.definition = locate(layout, Layout::definition(domain));
+  const auto then = document.domain();
+  location.holds_definition = then.has_value();
+  location.nvram = nvram_of(layout, then ? *then : locked.definition);
+  for (const SnapshotDiskUse& use : TRY(snapshot_disks(layout, document, &locked.definition))) {
+    DiskLocation disk = locate_disk(layout, use.disk, use.mode);
+    if (use.moved) disk.moved_from = use.recorded_source;
+    if (use.mode == SnapshotMode::kInternal) {
+      look_inside(layout, use.disk, snapshot, disk);
+    } else if (use.mode == SnapshotMode::kExternal) {
+      // The point is what the image was before the overlay was put upon it.
+      Disk read_only = use.disk;
+      if (read_only.format == "qcow2") {
+        auto opened = InternalDisk::open(layout, read_only, Access::kReadOnly);
+        if (opened) {
+          for (const BackingFile& file : backing_files(layout, use.disk.source, opened->image().header()).files) {
+            disk.backing_chain.push_back(
+                {.path = file.path, .shown_path = layout.shown(file.path), .exists = file.exists});
+          }
+        } else if (disk.image.exists) {
+          disk.problem = explain(opened.error());
+        }
+      }
+    }
+    note_missing(disk, location.missing);
+    location.disks.push_back(std::move(disk));
+  }
+  if (document.memory().mode == SnapshotMode::kExternal) {
+    location.memory = locate(layout, document.memory().file);
+    if (!location.memory->exists) {
+      location.missing.push_back(fmt::format("the memory image {} is not there", location.memory->shown_path));
+    }
+  }
+  location.to_restore = restoring(location);
+  return location;
+}
+
+namespace {
+
+// The tables of the domain's images, each read once.
+class Tables {
+ public:
+  explicit Tables(const Layout& layout) : layout_(layout) {}
+
+  struct Table {
+    std::string target;
+    std::set<std::string> names;
+    std::string problem;
+    std::vector<std::string> described;  // "stray (id 3)", beside names_in_order
+    std::vector<std::string> names_in_order;
+  };
+  const Table& of(const Disk& disk) {
+    const auto [found, is_new] = tables_.try_emplace(disk.source);
+    Table& table = found->second;
+    if (!is_new) return table;
+    table.target = disk.target;
+    const auto opened = InternalDisk::open(layout_, disk, Access::kReadOnly);
+    if (!opened) {
+      table.problem = explain(opened.error());
+      return table;
+    }
+    for (const qcow2::Snapshot& point : opened->points()) {
+      table.names.insert(point.name);
+      table.names_in_order.push_back(point.name);
+      table.described.push_back(fmt::format("{} (id {})", point.name, point.id));
+    }
+    return table;
+  }
+  const std::map<std::string, Table>& all() const { return tables_; }
+
+ private:
+  const Layout& layout_;
+  std::map<std::string, Table> tables_;
+};
+
+Result<DomainLocation::Brief> locate_briefly(Host& host, const std::string& domain, const SnapshotSummary& summary,
+                                             const DomainDocument& definition, Tables& tables) {
+  DomainLocation::Brief brief;
+  brief.summary = summary;
+  brief.metadata = locate(host.layout(), Layout::snapshot(domain, summary.name));
+  const SnapshotDocument document = TRY(host.metadata().load(domain, summary.name));
+  for (const SnapshotDiskUse& use : TRY(snapshot_disks(host.layout(), document, &definition))) {
+    if (use.mode != SnapshotMode::kInternal) {
+      if (use.mode != SnapshotMode::kNo) brief.disks.push_back(use.disk.target);
+      continue;
+    }
+    const Tables::Table& table = tables.of(use.disk);
+    if (table.names.contains(summary.name)) {
+      brief.disks.push_back(use.disk.target);
+    } else if (!table.problem.empty()) {
+      brief.missing.push_back(fmt::format("disk {}: {}", use.disk.target, table.problem));
+    } else {
+      brief.missing.push_back(fmt::format("disk {}: {} holds no snapshot of that name", use.disk.target,
+                                          host.layout().shown(use.disk.source)));
+    }
+  }
+  return brief;
+}
+
+}  // namespace
+
+Result<DomainLocation> where_is_domain(Host& host, const std::string& domain) {
+  const LockedDomain locked = TRY(host.open_domain(domain, DomainLock::Mode::kShared));
+  const Layout& layout = host.layout();
+  DomainLocation location;
+  location.name = domain;
+  location.definition = locate(layout, Layout::definition(domain));
+  location.snapshot_directory = locate(layout, Layout::snapshots_directory(domain));
+  location.nvram = nvram_of(layout, locked.definition);
+
+  Tables tables(layout);
+  for (const Disk& disk : locked.definition.disks()) {
+    DiskLocation entry = locate_disk(layout, disk, SnapshotMode::kDefault);
+    if (disk.format == "qcow2" && entry.image.exists) {
+      if (const auto opened = InternalDisk::open(layout, disk, Access::kReadOnly); opened) {
+        const auto chain = backing_files(layout, disk.source, opened->image().header());
+        for (const BackingFile& file : chain.files) {
+          entry.backing_chain.push_back(
+              {.path = file.path, .shown_path = layout.shown(file.path), .exists = file.exists});
+        }
+        entry.problem = chain.problem;
+      } else {
+        entry.problem = explain(opened.error());
+      }
+      tables.of(disk);
+    }
+    location.disks.push_back(std::move(entry));
+  }
+
+  MetadataStore::Listing listing = TRY(host.metadata().list(domain));
+  for (const Error& problem : listing.problems) location.problems.push_back(problem.message);
+  std::set<std::string> known;
+  for (const SnapshotSummary& summary : listing.snapshots) {
+    known.insert(summary.name);
+    location.snapshots.push_back(TRY(locate_briefly(host, domain, summary, locked.definition, tables)));
+  }
+  for (const auto& [path, table] : tables.all()) {
+    for (size_t i = 0; i < table.names_in_order.size(); ++i) {
+      if (known.contains(table.names_in_order[i])) continue;
+      location.unknown_points.push_back(fmt::format("disk {}: {}", table.target, table.described[i]));
+    }
+  }
+  return location;
+}
+
+}  // namespace varve

@@ -1,0 +1,80 @@
+#include "operation/metadata_edit.h"
+
+namespace varve {
+
+Result<MetadataEdit> MetadataEdit::begin(const MetadataStore& store, const std::string& domain) {
+  MetadataEdit edit(store, domain);
+  for (std::string& name : TRY(store.names(domain))) edit.names_.insert(std::move(name));
+  MetadataStore::Listing listing = TRY(store.list(domain));
+  for (const Error& problem : listing.problems) edit.problems_.push_back(problem.message);
+  edit.tree_ = SnapshotTree(std::move(listing.snapshots));
+  for (const std::string& problem : edit.tree_.problems()) edit.problems_.push_back(problem);
+  return edit;
+}
+
+Result<SnapshotDocument*> MetadataEdit::edit(const std::string& name) {
+  auto found = edited_.find(name);
+  if (found == edited_.end()) {
+    SnapshotDocument document = TRY(store_.load(domain_, name));
+    found = edited_.emplace(name, std::move(document)).first;
+  }
+  return &found->second;
+}
+
+void MetadataEdit::add(SnapshotDocument snapshot) {
+  const std::string name = snapshot.name();
+  removed_.erase(name);
+  edited_.insert_or_assign(name, std::move(snapshot));
+}
+
+Result<void> MetadataEdit::remove(const std::vector<std::string>& names) {
+  const SnapshotTree::Deletion deletion = tree_.after_deleting(names);
+  for (const std::string& name : names) {
+    edited_.erase(name);
+    removed_.insert(name);
+  }
+  for (const SnapshotTree::Relink& relink : deletion.relinks) {
+    SnapshotDocument* child = TRY(edit(relink.child));
+    child->set_parent(relink.new_parent);
+  }
+  if (deletion.current_changes) TRY(set_current(deletion.new_current));
+  return {};
+}
+
+Result<void> MetadataEdit::rename(const std::string& name, const std::string& new_name) {
+  for (const SnapshotSummary* child : tree_.children(name)) {
+    SnapshotDocument* document = TRY(edit(child->name));
+    document->set_parent(new_name);
+  }
+  SnapshotDocument renamed = *TRY(edit(name));
+  TRY(renamed.set_name(new_name));
+  edited_.erase(name);
+  removed_.insert(name);
+  add(std::move(renamed));
+  return {};
+}
+
+Result<void> MetadataEdit::set_current(const std::string& name) {
+  // Several may claim it where somebody has edited files; afterwards one does.
+  for (const SnapshotSummary& snapshot : tree_.snapshots()) {
+    if (!snapshot.current || snapshot.name == name || removed_.contains(snapshot.name)) continue;
+    SnapshotDocument* document = TRY(edit(snapshot.name));
+    document->set_current(false);
+  }
+  for (auto& [other, document] : edited_) {
+    if (other != name && document.current()) document.set_current(false);
+  }
+  if (name.empty()) return {};
+  SnapshotDocument* document = TRY(edit(name));
+  document->set_current(true);
+  return {};
+}
+
+std::vector<FileChange> MetadataEdit::changes() const {
+  std::vector<FileChange> changes;
+  for (const auto& [name, document] : edited_) changes.push_back(store_.saving(domain_, document));
+  for (const std::string& name : removed_) changes.push_back(store_.removing(domain_, name));
+  return changes;
+}
+
+}  // namespace varve

@@ -1,0 +1,126 @@
+#include "operation/operation.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace varve {
+
+Operation::Operation(Host& host, DomainLock lock, std::string domain, std::string title, std::string failure)
+    : host_(host), lock_(std::move(lock)), failure_(std::move(failure)) {
+  plan_.title = std::move(title);
+  record_.domain = std::move(domain);
+  record_.operation = plan_.title;
+}
+
+void Operation::add(NewImage image) {
+  plan_.steps.push_back(
+      fmt::format("create the image {} ({}, {} bytes)", image.path, image.format, image.options.size));
+  new_images_.push_back(std::move(image));
+}
+
+void Operation::add(DiskTask task) {
+  for (const std::string& line : task.change.describe()) {
+    plan_.steps.push_back(fmt::format("disk {}: {} in {}", task.disk.target(), line, task.disk.path()));
+  }
+  disks_.push_back(std::move(task));
+}
+
+void Operation::add(std::vector<FileChange> changes) {
+  for (FileChange& change : changes) {
+    plan_.steps.push_back(fmt::format("{} {}", change.contents ? "write" : "remove", change.path));
+    record_.changes.push_back(std::move(change));
+  }
+}
+
+void Operation::remove_image(const std::string& root_path) {
+  plan_.steps.push_back(fmt::format("remove the image {}", root_path));
+  record_.removed_images.push_back(root_path);
+}
+
+void Operation::remove_directory(const std::string& root_path) {
+  record_.removed_directories.push_back(root_path);
+}
+
+Result<void> Operation::run() {
+  if (auto made = make_images(); !made) {
+    return std::move(made).error().context(failure_).with_note("nothing was changed");
+  }
+  if (auto prepared = prepare(); !prepared) {
+    for (DiskTask& task : disks_) task.disk.abandon();
+    return std::move(prepared).error().context(failure_).with_note("nothing was changed");
+  }
+  if (auto recorded = host_.journal().write(record_); !recorded) {
+    // A record that could not be made durable may still be there, and then it counts; it goes before its images do.
+    if (auto cleared = host_.journal().clear(record_.domain); !cleared) {
+      return std::move(recorded).error().context(failure_).with_note(
+          fmt::format("the next command on '{}' finishes it or undoes it", record_.domain));
+    }
+    for (DiskTask& task : disks_) task.disk.abandon();
+    for (const NewImage& image : new_images_) image.unclaim(host_.layout());
+    return std::move(recorded).error().context(failure_).with_note("nothing was changed");
+  }
+  if (auto completed = complete(); !completed) {
+    return std::move(completed)
+        .error()
+        .context(plan_.title + " was begun, but is not complete")
+        .with_note(fmt::format("the next command on '{}' goes on with it; the record is {}", record_.domain,
+                               host_.journal().path_of(record_.domain)));
+  }
+  return {};
+}
+
+// The names are claimed first, so that the record, which removes the images if this ends before its time, speaks of
+// files that are this operation's own. The final record takes its place in one step.
+Result<void> Operation::make_images() {
+  if (new_images_.empty()) return {};
+  JournalRecord undo;
+  undo.purpose = RecordPurpose::kUndo;
+  undo.domain = record_.domain;
+  undo.operation = record_.operation;
+  const auto work = [&]() -> Result<void> {
+    for (const NewImage& image : new_images_) {
+      host_.journal().step(fmt::format("claim {}", image.path));
+      TRY(image.claim(host_.layout()));
+      undo.removed_images.push_back(image.path);
+    }
+    TRY(host_.journal().write(undo));
+    for (const NewImage& image : new_images_) {
+      host_.journal().step(fmt::format("fill {}", image.path));
+      TRY(image.fill(host_.layout()));
+    }
+    return {};
+  };
+  auto worked = work();
+  if (worked) return {};
+  for (const NewImage& image : new_images_) {
+    if (std::ranges::find(undo.removed_images, image.path) != undo.removed_images.end()) {
+      image.unclaim(host_.layout());
+    }
+  }
+  TRY(host_.journal().clear(record_.domain));
+  return worked;
+}
+
+Result<void> Operation::prepare() {
+  // The order of image locks and of commits everywhere.
+  std::ranges::sort(disks_, {}, [](const DiskTask& task) { return task.disk.path(); });
+  for (DiskTask& task : disks_) {
+    host_.journal().step(fmt::format("prepare disk {}", task.disk.target()));
+    record_.images.push_back(TRY(task.disk.prepare(task.change)));
+  }
+  return {};
+}
+
+Result<void> Operation::complete() {
+  for (DiskTask& task : disks_) {
+    host_.journal().step(fmt::format("commit disk {}", task.disk.target()));
+    TRY(task.disk.commit());
+  }
+  TRY(host_.journal().apply_changes(record_));
+  TRY(host_.journal().clear(record_.domain));
+  for (DiskTask& task : disks_) task.disk.discard_freed();
+  return {};
+}
+
+}  // namespace varve

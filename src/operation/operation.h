@@ -1,0 +1,65 @@
+// One change of a domain, planned and ready to run: the disks that it changes are open and locked, the documents that
+// it writes are made, the domain's lock is held. Made by the plan_… functions (create_snapshot.h and its neighbours);
+// thrown away, it leaves everything as it was.
+//
+// run() prepares every disk, writes the journal's record, and then makes it all true (docs/journal.md): before the
+// record nothing has happened, after it everything will.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "disk/internal_disk.h"
+#include "disk/new_image.h"
+#include "host/host.h"
+#include "operation/plan.h"
+#include "store/journal_record.h"
+
+namespace varve {
+
+struct DiskTask {
+  InternalDisk disk;
+  DiskChange change;
+};
+
+class Operation {
+ public:
+  // `failure` is how an error of run() begins: "snapshot 'a' of 'vm' is not created".
+  Operation(Host& host, DomainLock lock, std::string domain, std::string title, std::string failure);
+
+  Plan& plan() { return plan_; }
+  const Plan& plan() const { return plan_; }
+  const std::string& domain() const { return record_.domain; }
+  // The name of the snapshot that it is about; empty where it is about none.
+  const std::string& snapshot() const { return record_.snapshot; }
+  void set_snapshot(std::string name) { record_.snapshot = std::move(name); }
+  // What the user would type to do the same again, without "varve": told after an interruption.
+  void set_command(std::string command) { record_.operation = std::move(command); }
+
+  // Each adds its steps to the plan.
+  void add(NewImage image);
+  void add(DiskTask task);
+  void add(std::vector<FileChange> changes);
+  void remove_image(const std::string& root_path);
+  void remove_directory(const std::string& root_path);
+
+  // Once. On failure before the record, nothing was changed; after it, the error says that the next command goes on.
+  Result<void> run();
+
+ private:
+  Result<void> make_images();
+  Result<void> prepare();
+  Result<void> complete();
+
+  Host& host_;
+  DomainLock lock_;
+  std::string failure_;
+  Plan plan_;
+  JournalRecord record_;
+  std::vector<NewImage> new_images_;
+  std::vector<DiskTask> disks_;
+};
+
+}  // namespace varve

@@ -1,0 +1,170 @@
+#include "operation/undefine_domain.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "operation/disk_selection.h"
+#include "operation/metadata_edit.h"
+
+namespace varve {
+
+namespace {
+
+// Every image that some other domain needs: as a disk today, as the backing file that its definition records, or as a
+// disk of one of its snapshots.
+std::set<std::string> images_of_others(const Host& host, const std::string& domain, Preflight& preflight) {
+  std::set<std::string> images;
+  const auto add = [&](const DomainDocument& definition) {
+    for (const Disk& disk : definition.disks()) {
+      std::vector<std::string> paths = disk.backing_files;
+      if (disk.is_local_file() && !disk.source.empty()) paths.push_back(disk.source);
+      for (const std::string& path : paths) {
+        if (const auto resolved = host.layout().resolve(path)) images.insert(*resolved);
+      }
+    }
+  };
+  const auto listing = preflight.accept(host.definitions().list());
+  if (!listing) return images;
+  for (const DomainDocument& other : listing->domains) {
+    if (other.name() == domain) continue;
+    add(other);
+    const auto names = host.metadata().names(other.name());
+    if (!names) continue;
+    for (const std::string& name : *names) {
+      const auto snapshot = host.metadata().load(other.name(), name);
+      if (!snapshot) continue;
+      if (const auto then = snapshot->domain()) add(*then);
+    }
+  }
+  return images;
+}
+
+class Undefining {
+ public:
+  Undefining(Host& host, const UndefineDomainRequest& request, const DomainDocument& definition, Operation& operation,
+             Preflight& preflight)
+      : host_(host), request_(request), definition_(definition), operation_(operation), preflight_(preflight) {}
+
+  void remove_storage();
+  // The points of all snapshots go from the images that stay.
+  void remove_points(MetadataEdit& metadata);
+  std::vector<DiskTask> take_tasks() { return std::move(tasks_); }
+
+ private:
+  bool stays(const std::string& root_path) const { return !removed_.contains(root_path); }
+  void check_unused(const Disk& disk, const std::string& host_path);
+
+  Host& host_;
+  const UndefineDomainRequest& request_;
+  const DomainDocument& definition_;
+  Operation& operation_;
+  Preflight& preflight_;
+  std::set<std::string> removed_;  // root paths
+  std::vector<DiskTask> tasks_;
+};
+
+// Only asks: the lock is taken again when the image is removed.
+void Undefining::check_unused(const Disk& disk, const std::string& host_path) {
+  auto file = FileDevice::open(host_path, Access::kReadOnly, LockRequest::format_writer());
+  if (!file) preflight_.refuse(std::move(file).error().context(fmt::format("disk {}", disk.target)));
+}
+
+void Undefining::remove_storage() {
+  const std::set<std::string> others = images_of_others(host_, request_.domain, preflight_);
+  for (const Disk& disk : definition_.disks()) {
+    if (disk.source.empty()) continue;
+    const auto keep = [&](const char* why) {
+      operation_.plan().notes.push_back(fmt::format("disk {}: {} stays, {}", disk.target, disk.source, why));
+    };
+    if (disk.source_type != DiskSourceType::kFile) {
+      keep("it is no file");
+      continue;
+    }
+    const auto path = host_.layout().resolve(disk.source);
+    if (!path && path.error().kind == ErrorKind::kNotFound) continue;
+    if (!path) {
+      preflight_.refuse(path.error());
+    } else if (disk.device != DiskDevice::kDisk || disk.readonly) {
+      keep("it is read-only");
+    } else if (disk.shareable) {
+      keep("it is shareable");
+    } else if (others.contains(*path)) {
+      keep("another domain uses it");
+    } else if (removed_.insert(disk.source).second) {
+      check_unused(disk, *path);
+      operation_.remove_image(disk.source);
+    }
+  }
+  if (const auto nvram = definition_.nvram_path()) {
+    operation_.add({FileChange{.path = *nvram, .contents = std::nullopt}});
+  }
+}
+
+void Undefining::remove_points(MetadataEdit& metadata) {
+  std::map<std::string, std::pair<Disk, std::vector<std::string>>> images;
+  for (const SnapshotSummary& summary : metadata.tree().snapshots()) {
+    const auto snapshot = preflight_.accept(metadata.edit(summary.name));
+    if (!snapshot) continue;
+    const auto uses = preflight_.accept(snapshot_disks(host_.layout(), **snapshot, &definition_));
+    if (!uses) continue;
+    for (const SnapshotDiskUse& use : *uses) {
+      if (use.mode != SnapshotMode::kInternal || !stays(use.disk.source)) continue;
+      if (!host_.layout().resolve(use.disk.source)) continue;  // what is gone holds no points
+      auto& [disk, names] = images.try_emplace(use.disk.source, use.disk, std::vector<std::string>{}).first->second;
+      names.push_back(summary.name);
+    }
+  }
+  DiskOpener opener(host_, request_.domain, preflight_, operation_.plan());
+  for (auto& [path, work] : images) {
+    auto disk = opener.open(work.first);
+    if (!disk) continue;
+    DiskChange change;
+    for (const std::string& name : work.second) {
+      if (disk->find(name)) change.remove.push_back(name);
+    }
+    if (!change.remove.empty()) tasks_.push_back({.disk = std::move(*disk), .change = std::move(change)});
+  }
+}
+
+}  // namespace
+
+Result<Operation> plan_undefine_domain(Host& host, const UndefineDomainRequest& request) {
+  TRY(host.check_writable());
+  LockedDomain domain = TRY(host.open_domain(request.domain, DomainLock::Mode::kExclusive));
+  const std::string failure = fmt::format("domain '{}' is not undefined", request.domain);
+  Operation operation(host, std::move(domain.lock), request.domain, fmt::format("undefine '{}'", request.domain),
+                      failure);
+  operation.set_command(fmt::format("vm undefine '{}'{}{}", request.domain, request.snapshots ? " --snapshots" : "",
+                                    request.storage ? " --storage" : ""));
+
+  Preflight preflight(failure);
+  const std::vector<std::string> names = TRY(host.metadata().names(request.domain));
+  if (!names.empty() && !request.snapshots) {
+    preflight.refuse(make_error(ErrorKind::kRefused, fmt::format("it has {} snapshot{}: {}", names.size(),
+                                                                 names.size() == 1 ? "" : "s", list_of(names)))
+                         .with_note("`--snapshots` removes them with it, in the images too; `--storage` removes its "
+                                    "disks as well"));
+  }
+  Undefining undefining(host, request, domain.definition, operation, preflight);
+  if (request.storage) undefining.remove_storage();
+  if (request.snapshots && !names.empty()) {
+    MetadataEdit metadata = TRY(MetadataEdit::begin(host.metadata(), request.domain));
+    undefining.remove_points(metadata);
+  }
+  TRY(std::move(preflight).finish());
+
+  for (DiskTask& task : undefining.take_tasks()) operation.add(std::move(task));
+  std::vector<FileChange> changes;
+  if (request.snapshots) {
+    for (const std::string& name : names) changes.push_back(host.metadata().removing(request.domain, name));
+  }
+  changes.push_back(host.definitions().removing(request.domain));
+  operation.add(std::move(changes));
+  operation.remove_directory(Layout::snapshots_directory(request.domain));
+  return operation;
+}
+
+}  // namespace varve
