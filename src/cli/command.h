@@ -43,6 +43,10 @@ struct Context {
 };
 
 // Each in its own file (NOUN_command.cc).
+void add_host_commands(CLI::App& app, Context& context);
+void add_snapshot_commands(CLI::App& app, Context& context);
+void add_vm_commands(CLI::App& app, Context& context);
+void add_where_commands(CLI::App& app, Context& context);
 
 // The whole command: parses `arguments` (without argv[0]), runs the verb, and returns the exit code.
 int run_command(const std::vector<std::string>& arguments);

@@ -5,9 +5,6 @@
 
 namespace varve::cli {
 
-namespace {
-
-// Bytes that a terminal would obey (C0, DEL) as \xNN; UTF-8 passes.
 std::string visible(std::string_view text) {
   std::string result;
   for (const char c : text) {
@@ -20,8 +17,6 @@ std::string visible(std::string_view text) {
   }
   return result;
 }
-
-}  // namespace
 
 std::string describe(const Error& error) {
   std::string text = visible(error.message);

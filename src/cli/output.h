@@ -17,6 +17,9 @@ namespace varve::cli {
 // strangers' files.
 std::string describe(const Error& error);
 
+// Bytes that a terminal would obey (C0, DEL) as \xNN; UTF-8 passes.
+std::string visible(std::string_view text);
+
 class Output {
  public:
   // `program` begins every message: "varve", or "qemu-img" when called by that name.

@@ -1,0 +1,132 @@
+#include "cli/local_host.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <ctime>
+#include <nlohmann/json.hpp>
+
+namespace varve::cli {
+
+namespace {
+
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+void print_plan(Context& context, const Plan& plan) {
+  if (context.options.json) {
+    print_json(context, {{"dry_run", true},
+                         {"title", plan.title},
+                         {"checks", plan.checks},
+                         {"steps", plan.steps},
+                         {"notes", plan.notes}});
+    return;
+  }
+  std::string text = fmt::format("Would {}:\n", plan.title);
+  for (const std::string& check : plan.checks) text += fmt::format("  checked: {}\n", check);
+  for (size_t i = 0; i < plan.steps.size(); ++i) text += fmt::format("  {}. {}\n", i + 1, plan.steps[i]);
+  for (const std::string& note : plan.notes) text += fmt::format("  note: {}\n", note);
+  text += "Nothing was changed.\n";
+  context.output.print(text);
+}
+
+HostEvents events_for(Context& context, const std::string& command) {
+  HostEvents events;
+  events.command = command;
+  events.waiting = [&context](const std::string& domain, const std::string& holder) {
+    if (!context.options.quiet) context.output.error(fmt::format("waiting for {}, which has '{}'", holder, domain));
+  };
+  events.recovered = [&context](const Recovery& recovery) {
+    std::string text = recovery.message;
+    for (const std::string& note : recovery.notes) text += "\n  " + note;
+    context.output.error(text);
+  };
+  events.not_recovered = [&context](const Error& error) { context.output.error(error); };
+  return events;
+}
+
+}  // namespace
+
+Result<HostChoice> choose_host_for(const Context& context) {
+  HostQuery query;
+  query.option = context.options.uri;
+  if (const char* uri = std::getenv("VARVE_URI"); uri != nullptr && *uri != '\0') query.environment = uri;
+  query.is_root = ::geteuid() == 0;
+  query.data_home = environment("XDG_DATA_HOME");
+  if (query.data_home.empty() && !environment("HOME").empty()) query.data_home = environment("HOME") + "/.local/share";
+  query.runtime_directory = environment("XDG_RUNTIME_DIR");
+  return choose_host(query);
+}
+
+Result<std::unique_ptr<Host>> open_host(Context& context, const std::string& command, IfMissing if_missing) {
+  const HostChoice choice = TRY(choose_host_for(context));
+  if (choice.kind == HostKind::kLibvirt) {
+    return make_error(ErrorKind::kUnsupported,
+                      fmt::format("the host {} ({}) is a libvirtd's, and this version works on directories only",
+                                  choice.uri, choice.reason))
+        .with_note(
+            "-c dir:ROOT names a directory in libvirt's layout; `varve host` says which host is chosen, and why");
+  }
+  std::string root = choice.root;
+  if (!root.starts_with('/')) {
+    char directory[4096];
+    if (::getcwd(directory, sizeof directory) == nullptr) {
+      return system_error(errno, "can't find out the working directory");
+    }
+    root = fmt::format("{}/{}", directory, root);
+  }
+  HostEvents events = events_for(context, command);
+  if (if_missing == IfMissing::kCreate && !context.options.dry_run) {
+    return Host::open_or_create(root, std::move(events));
+  }
+  auto host = Host::open(root, std::move(events));
+  if (!host && host.error().kind == ErrorKind::kNotFound) {
+    return make_error(ErrorKind::kNotFound, fmt::format("the host {} does not exist", choice.uri))
+        .with_note(fmt::format("it was chosen {}; `varve vm create` and `varve vm define` make it", choice.reason));
+  }
+  return host;
+}
+
+Result<ExitCode> run_or_print(Context& context, Operation& operation, const std::string& done, nlohmann::json result) {
+  if (context.options.dry_run) {
+    print_plan(context, operation.plan());
+    return ExitCode::kDone;
+  }
+  TRY(operation.run());
+  if (context.options.json) {
+    result["notes"] = operation.plan().notes;
+    print_json(context, result);
+    return ExitCode::kDone;
+  }
+  if (context.options.quiet) return ExitCode::kDone;
+  context.output.print(done + "\n");
+  for (const std::string& note : operation.plan().notes) context.output.note(fmt::format("  note: {}\n", note));
+  return ExitCode::kDone;
+}
+
+bool confirm(Context& context, const std::string& question) {
+  if (context.options.yes || context.options.dry_run || ::isatty(STDIN_FILENO) != 1) return true;
+  context.output.note(question + " [y/N] ");
+  const int answer = std::getchar();
+  return answer == 'y' || answer == 'Y';
+}
+
+void print_json(Context& context, const nlohmann::json& json) {
+  // Names come from files that may hold anything: bytes that are no UTF-8 are replaced rather than thrown about.
+  context.output.print(json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+}
+
+std::string local_time(int64_t seconds) {
+  const auto time = static_cast<std::time_t>(seconds);
+  std::tm parts{};
+  if (::localtime_r(&time, &parts) == nullptr) return std::to_string(seconds);
+  char buffer[64];
+  const size_t length = std::strftime(buffer, sizeof buffer, "%Y-%m-%d %H:%M:%S %z", &parts);
+  return std::string(buffer, length);
+}
+
+}  // namespace varve::cli
