@@ -54,6 +54,22 @@ void on_error(void* context, const xmlError& error) {
   while (!verdict.message.empty() && verdict.message.back() == '\n') verdict.message.pop_back();
 }
 
+// libxml2's character decoders do not know of a parser's handlers: what they complain of they print, unless the thread
+// has a handler of its own.
+class QuietDecoders {
+ public:
+  QuietDecoders() : handler_(xmlStructuredError), context_(xmlStructuredErrorContext) {
+    xmlSetStructuredErrorFunc(nullptr, [](void*, auto*) {});
+  }
+  QuietDecoders(const QuietDecoders&) = delete;
+  QuietDecoders& operator=(const QuietDecoders&) = delete;
+  ~QuietDecoders() { xmlSetStructuredErrorFunc(context_, handler_); }
+
+ private:
+  xmlStructuredErrorFunc handler_;
+  void* context_;
+};
+
 struct FreeParser {
   void operator()(xmlParserCtxt* parser) const {
     if (parser->myDoc != nullptr) xmlFreeDoc(parser->myDoc);
@@ -80,6 +96,7 @@ Result<void> judge(std::string_view text, const std::string& name) {
   static std::once_flag initialized;
   std::call_once(initialized, [] { xmlInitParser(); });
 
+  const QuietDecoders quiet;
   Verdict verdict;
   xmlSAXHandler handler{};
   handler.initialized = XML_SAX2_MAGIC;
@@ -136,6 +153,7 @@ bool is_foreign_encoding(std::string_view text) {
 }
 
 Result<std::string> to_utf8(std::string_view text, const std::string& name) {
+  const QuietDecoders quiet;
   xmlDoc* document = xmlReadMemory(text.data(), static_cast<int>(text.size()), name.c_str(), nullptr,
                                    XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING);
   if (document == nullptr) return bad_document(ErrorKind::kCorrupt, name, 0, "not well-formed XML");

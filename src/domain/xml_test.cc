@@ -247,5 +247,18 @@ TEST(Xml, TheCommentOfLibvirtIsReplacedInPlace) {
             "<!-- a -->\n" + libvirt_prolog("edit x") + "<!-- b -->\n");
 }
 
+TEST(Xml, AByteOrderMarkStaysFirst) {
+  EXPECT_EQ(with_libvirt_prolog("\xEF\xBB\xBF", "edit x"), "\xEF\xBB\xBF" + libvirt_prolog("edit x"));
+  EXPECT_EQ(with_libvirt_prolog("\xEF\xBB\xBF<?xml version='1.0'?>\n", "edit x"),
+            "\xEF\xBB\xBF<?xml version='1.0'?>\n" + libvirt_prolog("edit x"));
+}
+
+TEST(Xml, NothingIsPrintedAboutABadEncoding) {
+  testing::internal::CaptureStderr();
+  EXPECT_FALSE(Document::parse("<?xml version='1.0' encoding='ISO-2022-JP'?><a>\x80\xFF</a>", "x.xml"));
+  EXPECT_FALSE(Document::parse(std::string_view("\0\0\0<\0\0\0a\xFF\xFF\xFF\xFF", 12), "x.xml"));
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+}
+
 }  // namespace
 }  // namespace varve::xml

@@ -121,18 +121,24 @@ std::string libvirt_prolog(std::string_view command) {
 std::string with_libvirt_prolog(std::string_view prolog, std::string_view command) {
   static constexpr std::string_view kStart = "<!--\nWARNING: THIS IS AN AUTO-GENERATED FILE.";
   static constexpr std::string_view kEnd = "-->";
+  static constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
   size_t start = prolog.find(kStart);
   size_t end = start;
   if (start != std::string_view::npos) {
     end = prolog.find(kEnd, start) + kEnd.size();
     for (int newlines = 0; newlines < 2 && end < prolog.size() && prolog[end] == '\n'; ++newlines) ++end;
   } else {
-    start = prolog.starts_with("<?xml") ? prolog.find("?>") + 2 : 0;
-    if (start > 0 && start < prolog.size() && prolog[start] == '\n') ++start;
+    // A byte order mark and an XML declaration stand first or nowhere.
+    const size_t mark = prolog.starts_with(kByteOrderMark) ? kByteOrderMark.size() : 0;
+    start = mark;
+    if (prolog.substr(mark).starts_with("<?xml")) {
+      start = prolog.find("?>") + 2;
+      if (start < prolog.size() && prolog[start] == '\n') ++start;
+    }
     end = start;
   }
   std::string out(prolog.substr(0, start));
-  if (!out.empty() && out.back() != '\n') out += '\n';
+  if (!out.empty() && out != kByteOrderMark && out.back() != '\n') out += '\n';
   out += libvirt_prolog(command);
   out += prolog.substr(end);
   return out;
