@@ -1,0 +1,242 @@
+// `image convert`: the same disks come out, holes and all.
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "interop/image_command_peer.h"
+#include "support/mounted_file_system.h"
+
+namespace varve::test {
+namespace {
+
+class ImageConvertCommand : public ImageCommandPeer {
+ protected:
+  // A disk with data, holes, explicit zeroes and data that is zero; snapshots of two earlier states.
+  void prepare_disk(const std::string& options = "") {
+    prepare({words(fmt::format("qemu-img create -q -f qcow2 {} disk 40M", options)),
+             io({"write -P 1 0 1M", "write -P 2 3M 4k", "write -P 3 5000 3000", "write -z 6M 1M"}, "disk"),
+             words("qemu-img snapshot -c one disk"),
+             io({"write -P 4 512k 2M", "write -P 0 8M 1M", "write -P 5 39M 1M"}, "disk"),
+             words("qemu-img snapshot -c 1 disk"), io({"write -P 6 20M 3M", "discard 0 256k"}, "disk"),
+             words("qemu-img create -q -f raw raw 10M")});
+  }
+  static std::vector<std::string> io(const std::vector<std::string>& commands, const std::string& name) {
+    std::vector<std::string> argv = {"qemu-io", "-f", "qcow2"};
+    for (const std::string& command : commands) argv.insert(argv.end(), {"-c", command});
+    argv.push_back(name);
+    return argv;
+  }
+  // Converts on both sides; the results are the same disk, and ours is not larger on the host than theirs by more than
+  // what the formats' own tables take.
+  void expect_same_conversion(const std::string& line, const std::string& format, uint64_t tables = 512u << 10) const {
+    for (const std::string& directory : {our_dir(), their_dir()}) std::filesystem::remove(directory + "/out");
+    expect_same("convert " + line);
+    EXPECT_EQ(properties(our_dir(), "out", format), properties(their_dir(), "out", format)) << line;
+    run_ok({"qemu-img", "compare", "-f", format, "-F", format, our_dir() + "/out", their_dir() + "/out"});
+    if (format == "qcow2") run_ok({"qemu-img", "check", "-q", "-f", format, our_dir() + "/out"});
+    EXPECT_LE(allocated(our_dir() + "/out"), allocated(their_dir() + "/out") + tables) << line;
+  }
+  static uint64_t allocated(const std::string& path) {
+    struct stat st = {};
+    EXPECT_EQ(::stat(path.c_str(), &st), 0) << path;
+    return static_cast<uint64_t>(st.st_blocks) * 512;
+  }
+};
+
+TEST_F(ImageConvertCommand, KeepsContentsAndHoles) {
+  prepare_disk();
+  expect_same_conversion("disk out", "raw");
+  expect_same_conversion("-f qcow2 -O raw disk out", "raw");
+  expect_same_conversion("-f qcow2 -O qcow2 disk out", "qcow2");
+  expect_same_conversion("-O qcow2 -S 64k disk out", "qcow2");
+  expect_same_conversion("-O raw -S 0 disk out", "raw");
+  expect_same_conversion("-O qcow2 -S 0 disk out", "qcow2");
+  expect_same_conversion("-O qcow2 raw out", "qcow2");
+  expect_same_conversion("-f raw -O qcow2 disk out", "qcow2");  // a qcow2 file as a disk
+  expect_same_conversion("-O qcow2 disk raw disk out", "qcow2");
+  expect_same_conversion("-O raw raw disk out", "raw");
+  expect_same_conversion("-U -W -C -m 4 -t none -T writeback -O raw disk out", "raw");
+}
+
+TEST_F(ImageConvertCommand, TakesFormatOptions) {
+  prepare_disk("-o cluster_size=4k,compat=0.10");
+  for (const char* options :
+       {"cluster_size=512", "compat=0.10", "refcount_bits=1,lazy_refcounts=on", "extended_l2=on",
+        "compression_type=zstd", "preallocation=metadata", "size=3G", "size=1M,cluster_size=8k"}) {
+    expect_same_conversion(fmt::format("-O qcow2 -o {} disk out", options), "qcow2");
+  }
+  expect_same_conversion("-O qcow2 -o cluster_size=2M disk out", "qcow2", 8u << 20);
+}
+
+TEST_F(ImageConvertCommand, ReadsSnapshots) {
+  prepare_disk();
+  for (const char* selector : {"one", "1", "2", "snapshot.id=1", "snapshot.name=1", "snapshot.name=one,snapshot.id=1",
+                               "snapshot.id=2,snapshot.name=1"}) {
+    expect_same_conversion(fmt::format("-l {} -O qcow2 disk out", selector), "qcow2");
+    expect_same_conversion(fmt::format("-l {} disk out", selector), "raw");
+  }
+  for (const char* selector : {"nope", "snapshot.id=one", "snapshot.name=one,snapshot.id=2", "snapshot.foo=one",
+                               "snapshot.name=a,,b", "snapshot.name=a,snapshot.foo=b", "one -l nope"}) {
+    expect_same(fmt::format("convert -l {} -O qcow2 disk nothing", selector));
+  }
+  expect_same("convert -l one disk disk nothing");
+  expect_same("convert -f raw -l one raw nothing");
+  expect_same({"convert", "-l", "", "disk", "nothing"});
+  EXPECT_FALSE(std::filesystem::exists(our_dir() + "/nothing"));
+}
+
+TEST_F(ImageConvertCommand, GivesASnapshotItsOwnSize) {
+  prepare({words("qemu-img create -q -f qcow2 disk 1M"), io({"write -P 3 0 1M"}, "disk"),
+           words("qemu-img snapshot -c small disk"), words("qemu-img resize -q disk 3M"),
+           io({"write -P 4 2M 1M"}, "disk")});
+  expect_same_conversion("-O qcow2 disk out", "qcow2");
+  // QEMU gives it the present disk's size: too much of it, or (worse) not all of it.
+  std::filesystem::remove(our_dir() + "/out");
+  EXPECT_EQ(ours(words("convert -l small -O qcow2 disk out")).exit_code, 0);
+  run_ok({"qemu-img", "snapshot", "-a", "small", our_dir() + "/disk"});
+  run_ok({"qemu-img", "compare", "-s", our_dir() + "/out", our_dir() + "/disk"});
+}
+
+TEST_F(ImageConvertCommand, ReadsChainsAndCompressedImages) {
+  prepare_disk();
+  prepare({words("qemu-img convert -c -O qcow2 disk compressed"),
+           words("qemu-img convert -c -O qcow2 -o compression_type=zstd disk compressed-zstd"),
+           words("qemu-img create -q -f qcow2 -b disk -F qcow2 middle 60M"), io({"write -P 7 1M 5M"}, "middle"),
+           words("qemu-img create -q -f qcow2 -b middle -F qcow2 -o extended_l2=on top 80M"),
+           io({"write -P 8 3M 2k", "write -z 5M 1M", "write -P 9 70M 1M"}, "top"),
+           words("qemu-img create -q -f qcow2 -b disk -F raw odd-layer 20M")});
+  for (const char* name : {"compressed", "compressed-zstd", "middle", "top", "odd-layer"}) {
+    expect_same_conversion(fmt::format("-O qcow2 {} out", name), "qcow2");
+    expect_same_conversion(fmt::format("{} out", name), "raw");
+  }
+}
+
+TEST_F(ImageConvertCommand, KeepsABackingFileWhenAsked) {
+  prepare_disk();
+  prepare({words("qemu-img create -q -f qcow2 -b disk -F qcow2 top"), io({"write -P 8 3M 2k", "write -z 0 1M"}, "top"),
+           words("qemu-img create -q -f qcow2 -b disk -F qcow2 larger 80M"), io({"write -P 8 60M 1M"}, "larger")});
+  expect_same_conversion("-B disk -F qcow2 -O qcow2 top out", "qcow2");
+  expect_same_conversion("-o backing_file=disk,backing_fmt=qcow2 -O qcow2 top out", "qcow2");
+  expect_same_conversion("-B disk -F qcow2 -O qcow2 larger out", "qcow2");
+  expect_same_conversion("-B disk -F qcow2 -O qcow2 raw out", "qcow2");
+  for (const char* line : {"-B disk -O qcow2 top nothing", "-o backing_file=disk -O qcow2 top nothing",
+                           "-F qcow2 -O qcow2 top nothing", "-B disk -F foo -O qcow2 top nothing",
+                           "-B disk -F qcow2 -O raw top nothing", "-B disk -F qcow2 -O qcow2 top top nothing"}) {
+    expect_same(fmt::format("convert {}", line));
+  }
+  EXPECT_FALSE(std::filesystem::exists(our_dir() + "/nothing"));
+}
+
+TEST_F(ImageConvertCommand, WritesIntoTargetsThatExist) {
+  prepare_disk();
+  prepare({words("qemu-img create -q -f qcow2 target 40M"),
+           io({"write -P 11 0 40M"}, "target"),
+           words("qemu-img create -q -f raw target.raw 50M"),
+           {"qemu-io", "-f", "raw", "-c", "write -P 12 0 50M", "target.raw"},
+           words("qemu-img create -q -f qcow2 small 5M"),
+           words("qemu-img create -q -f qcow2 fresh 40M"),
+           words("qemu-img create -q -f qcow2 -o compat=0.10 -b target -F qcow2 overlay 40M")});
+  expect_same("convert -n -O qcow2 disk target");
+  expect_same_image("target", "qcow2");
+  expect_same("convert -n disk target.raw");
+  run_ok({"qemu-img", "compare", "-f", "raw", "-F", "raw", our_dir() + "/target.raw", their_dir() + "/target.raw"});
+  expect_same("convert -n --target-is-zero -O qcow2 disk fresh");
+  run_ok({"qemu-img", "compare", our_dir() + "/fresh", their_dir() + "/fresh"});
+  expect_same("convert -n -O qcow2 disk overlay");
+  run_ok({"qemu-img", "compare", our_dir() + "/overlay", their_dir() + "/overlay"});
+  run_ok({"qemu-img", "check", "-q", our_dir() + "/overlay"});
+  for (const char* line :
+       {"-n -O qcow2 disk small", "-n -O qcow2 disk nope", "-n -o cluster_size=4k -O qcow2 disk target",
+        "--target-is-zero -O qcow2 disk target", "-n -O qcow2 raw disk.nope"}) {
+    expect_same(fmt::format("convert {}", line));
+  }
+}
+
+TEST_F(ImageConvertCommand, UsesTheSameWordsAboutTheCommandLine) {
+  prepare_disk();
+  for (const char* line : {"",
+                           "disk",
+                           "nope out",
+                           "-f foo disk out",
+                           "-O foo disk out",
+                           "disk nonexistent/out",
+                           "-O qcow2 disk nonexistent/out",
+                           "-O qcow2 -o cluster_size=3k disk out",
+                           "-O qcow2 -o foo=3 disk out",
+                           "-O qcow2 -o cluster_size=foo disk out",
+                           "-o foo=3 disk out",
+                           "-O qcow2 -o ,foo disk out",
+                           "-S 1000 disk out",
+                           "-S foo disk out",
+                           "-S 32M disk out",
+                           "-S 99999999999999999999 disk out",
+                           "-m 0 disk out",
+                           "-m 17 disk out",
+                           "-m foo disk out",
+                           "-t foo disk out",
+                           "-T foo disk out",
+                           "-C -S 4k disk out",
+                           "--foo disk out",
+                           "-S",
+                           "-O qcow2 disk disk",
+                           "-O raw raw raw",
+                           "-O qcow2 disk foo:out"}) {
+    expect_same(fmt::format("convert {}", line));
+  }
+  EXPECT_FALSE(std::filesystem::exists(our_dir() + "/out"));
+}
+
+TEST_F(ImageConvertCommand, RefusesSourcesAndTargetsInUse) {
+  prepare_disk();
+  prepare({words("qemu-img create -q -f qcow2 other 40M")});
+  BackgroundProcess holder({"qemu-io", "-f", "qcow2", our_dir() + "/other"});
+  holder.write("length\n");
+  ASSERT_TRUE(holder.wait_for("MiB")) << holder.output();
+  for (const char* line : {"convert other out", "convert -f raw other out", "convert -O qcow2 disk other",
+                           "convert -n -O qcow2 disk other", "convert -O raw disk other"}) {
+    expect_same_view(words(line));
+  }
+}
+
+TEST_F(ImageConvertCommand, ShowsProgressWhenAsked) {
+  prepare_disk();
+  const ProcessResult result = ours(words("convert -p -O qcow2 disk out"));
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_TRUE(result.out.starts_with("    (0.00/100%)\r")) << result.out;
+  EXPECT_TRUE(result.out.ends_with("    (100.00/100%)\r\n")) << result.out;
+  EXPECT_EQ(ours(words("convert -p -q -O qcow2 disk out")).out, "");
+}
+
+TEST_F(ImageConvertCommand, SaysWhereAFullDiskStoppedIt) {
+  REQUIRES_ROOT();
+  prepare({words("qemu-img create -q -f qcow2 disk 10M"), io({"write -P 1 0 10M"}, "disk")});
+  const MountedFileSystem small("tmpfs", "size=2m");
+  for (const char* format : {"raw", "qcow2"}) {
+    const ProcessResult result = varve({"image", "convert", "-O", format, "disk", small / "out"});
+    EXPECT_EQ(result.exit_code, 1);
+    EXPECT_TRUE(result.err.starts_with("varve: error while writing at byte ")) << result.err;
+    EXPECT_NE(result.err.find(": No space left on device\n  '"), std::string::npos) << result.err;
+    EXPECT_NE(result.err.find("is incomplete"), std::string::npos) << result.err;
+    std::filesystem::remove(small / "out");
+  }
+  const ProcessResult full =
+      varve({"image", "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", small / "out", "100G"});
+  EXPECT_EQ(full.exit_code, 1);
+  EXPECT_NE(full.err.find("No space left on device"), std::string::npos) << full.err;
+  EXPECT_FALSE(std::filesystem::exists(small / "out"));
+}
+
+TEST_F(ImageConvertCommand, NamesWhatItDoesNotDoYet) {
+  prepare_disk();
+  for (const char* option : {"-c", "-r 1M", "--image-opts", "--target-image-opts", "--salvage", "--bitmaps"}) {
+    const ProcessResult result = varve(words(fmt::format("image convert {} disk out", option)));
+    EXPECT_EQ(result.exit_code, 1) << option;
+    EXPECT_NE(result.err.find("is not supported by this version of Varve"), std::string::npos) << result.err;
+  }
+  EXPECT_FALSE(std::filesystem::exists(our_dir() + "/out"));
+}
+
+}  // namespace
+}  // namespace varve::test
