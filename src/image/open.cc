@@ -115,12 +115,13 @@ Result<OpenImage> open_image(const std::string& path, const OpenOptions& options
   std::string next_path = path.starts_with("file:") ? path.substr(5) : path;
   std::optional<Format> next_format = options.format;
 
-  const auto fail = [&](Error error) {
+  const auto fail = [&](Error error) -> Error {
     const size_t depth = image.layers_.size();
     if (failure != nullptr) *failure = {depth, next_path, error};
     if (depth == 0) return error;
-    error = std::move(error).context(fmt::format("'{}' can't be opened, for a file below it", path));
-    return std::move(error).with_note(chain_text(image.layers_, next_path));
+    return std::move(error)
+        .context(fmt::format("'{}' can't be opened, for a file below it", path))
+        .with_note(chain_text(image.layers_, next_path));
   };
 
   std::shared_ptr<qcow2::Image> above;

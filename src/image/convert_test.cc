@@ -1,0 +1,114 @@
+#include "image/convert.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "io/fault_device.h"
+#include "io/memory_device.h"
+
+namespace varve::image {
+namespace {
+
+constexpr uint64_t kMiB = 1 << 20;
+
+void fill(BlockDevice& device, uint64_t offset, uint64_t length, unsigned char value) {
+  const std::vector<std::byte> data(length, std::byte{value});
+  ASSERT_TRUE(device.write_at(offset, data));
+}
+
+std::vector<std::byte> contents(BlockDevice& device) {
+  std::vector<std::byte> bytes(*device.size());
+  EXPECT_TRUE(device.read_at(0, bytes));
+  return bytes;
+}
+
+uint64_t data_in(BlockDevice& device) {
+  uint64_t sum = 0;
+  const Result<std::vector<Extent>> extents = device.extents(0, *device.size());
+  for (const Extent& extent : *extents) sum += extent.kind == ExtentKind::kData ? extent.length : 0;
+  return sum;
+}
+
+TEST(Convert, CopiesDataAndLeavesHoles) {
+  MemoryDevice source("source", 20 * kMiB);
+  std::mt19937 random(1);
+  for (int i = 0; i < 200; ++i) {
+    fill(source, random() % (19 * kMiB), 1 + random() % 20000, static_cast<unsigned char>(random() % 3));
+  }
+  for (const bool target_is_zero : {true, false}) {
+    MemoryDevice target("target", 20 * kMiB);
+    if (!target_is_zero) fill(target, 0, 20 * kMiB, 9);
+    const Result<void> done =
+        convert({{{&source}, 20 * kMiB}}, target, {.sparse_size = 4096, .target_is_zero = target_is_zero});
+    ASSERT_TRUE(done) << done.error().message;
+    EXPECT_EQ(contents(source), contents(target));
+    EXPECT_LE(data_in(target), data_in(source));
+  }
+}
+
+TEST(Convert, MakesHolesOfRunsOfZeroesThatAreLongEnough) {
+  MemoryDevice source("source", 4 * kMiB);
+  fill(source, 0, 4 * kMiB, 0);
+  fill(source, kMiB, 4096, 1);
+  fill(source, kMiB + 16384, 4096, 1);
+  for (const auto& [sparse_size, expected] :
+       {std::pair<uint64_t, uint64_t>{4096, 8192}, std::pair<uint64_t, uint64_t>{16384, 20480},
+        std::pair<uint64_t, uint64_t>{0, 4 * kMiB}}) {
+    MemoryDevice target("target", 4 * kMiB);
+    ASSERT_TRUE(convert({{{&source}, 4 * kMiB}}, target, {.sparse_size = sparse_size, .target_is_zero = true}));
+    EXPECT_EQ(contents(source), contents(target));
+    EXPECT_EQ(data_in(target), expected) << sparse_size;
+  }
+}
+
+TEST(Convert, PutsSourcesOneBehindTheOther) {
+  MemoryDevice first("first", 3 * kMiB / 2);
+  MemoryDevice second("second", kMiB);
+  fill(first, kMiB, 4096, 1);
+  fill(second, 0, 4096, 2);
+  MemoryDevice target("target", 3 * kMiB);
+  ASSERT_TRUE(convert({{{&first}, 3 * kMiB / 2}, {{&second}, kMiB}}, target, {.target_is_zero = true}));
+  const std::vector<std::byte> bytes = contents(target);
+  EXPECT_EQ(bytes[kMiB], std::byte{1});
+  EXPECT_EQ(bytes[3 * kMiB / 2], std::byte{2});
+  EXPECT_EQ(bytes[3 * kMiB / 2 + 4096], std::byte{0});
+}
+
+TEST(Convert, SaysWhereReadingOrWritingFailed) {
+  for (const bool reading : {true, false}) {
+    auto memory = std::make_unique<MemoryDevice>("device", 64 * kMiB);
+    fill(*memory, 0, 64 * kMiB, 1);
+    FaultDevice failing(std::move(memory));
+    // Pieces are of 2 MiB each.
+    failing.control().inject({.at = 16, .kinds = reading ? kOpRead : kOpWrite, .error = reading ? EIO : ENOSPC});
+    MemoryDevice other("other", 64 * kMiB);
+    fill(other, 0, 64 * kMiB, 2);
+    BlockDevice& source = reading ? static_cast<BlockDevice&>(failing) : other;
+    BlockDevice& target = reading ? static_cast<BlockDevice&>(other) : failing;
+    const Result<void> done = convert({{{&source}, 64 * kMiB}}, target, {});
+    ASSERT_FALSE(done);
+    EXPECT_EQ(done.error().sys_errno, reading ? EIO : ENOSPC);
+    EXPECT_EQ(done.error().offset, 32 * kMiB);
+    EXPECT_TRUE(done.error().message.starts_with(reading ? "error while reading at byte 33554432: "
+                                                         : "error while writing at byte 33554432: "))
+        << done.error().message;
+  }
+}
+
+TEST(Convert, ReportsProgressUpToTheEnd) {
+  MemoryDevice source("source", 16 * kMiB);
+  fill(source, 0, 8 * kMiB, 1);
+  MemoryDevice target("target", 16 * kMiB);
+  std::vector<std::pair<uint64_t, uint64_t>> reports;
+  ASSERT_TRUE(convert(
+      {{{&source}, 16 * kMiB}}, target,
+      {.target_is_zero = true, .progress = [&](uint64_t done, uint64_t total) { reports.emplace_back(done, total); }}));
+  ASSERT_GE(reports.size(), 3u);
+  EXPECT_EQ(reports.front(), std::pair(uint64_t{0}, 8 * kMiB));
+  EXPECT_EQ(reports.back(), std::pair(8 * kMiB, 8 * kMiB));
+  EXPECT_TRUE(std::is_sorted(reports.begin(), reports.end()));
+}
+
+}  // namespace
+}  // namespace varve::image
