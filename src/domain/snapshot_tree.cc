@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 
 namespace varve {
 
@@ -39,9 +40,15 @@ SnapshotTree::SnapshotTree(std::vector<SnapshotSummary> snapshots) {
 }
 
 void SnapshotTree::sort_and_name(std::vector<SnapshotSummary> snapshots) {
-  std::stable_sort(snapshots.begin(), snapshots.end(), comes_before);
+  std::vector<size_t> order(snapshots.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    if (snapshots[a].name == snapshots[b].name) return a < b;
+    return comes_before(snapshots[a], snapshots[b]);
+  });
   snapshots_.reserve(snapshots.size());
-  for (SnapshotSummary& snapshot : snapshots) {
+  for (const size_t i : order) {
+    SnapshotSummary& snapshot = snapshots[i];
     if (!snapshots_.empty() && snapshots_.back().name == snapshot.name) {
       problems_.push_back(fmt::format("two snapshots are called '{}'; the second is left out", snapshot.name));
       continue;

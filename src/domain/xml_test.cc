@@ -7,6 +7,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <random>
 #include <sstream>
 
 namespace varve::xml {
@@ -182,6 +183,47 @@ INSTANTIATE_TEST_SUITE_P(
         BadDocument{"VeryDeep", nested(100000), ErrorKind::kRefused, "nested deeper"},
         BadDocument{"Size", "<a>" + std::string(kMaxDocumentSize, ' ') + "</a>", ErrorKind::kRefused, "16 MiB"}),
     [](const auto& test) { return std::string(test.param.what); });
+
+// libxml2 and the cutter must agree about what a document is: whatever the one lets through, the other brings back.
+TEST(Xml, DamagedDocumentsAreRefusedOrComeBackByteForByte) {
+  const unsigned seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937 random(seed);
+  std::vector<std::string> originals = {
+      "<?xml version='1.0'?><!--a--><a b='1' c=\"2\"><![CDATA[x]]><?p i?>&lt;&#65;<d/></a >\n<!--e-->"};
+  for (const auto& entry : std::filesystem::directory_iterator(VARVE_CORPUS_DIR "/libvirt")) {
+    originals.push_back(read_all(entry.path()));
+  }
+  static constexpr std::string_view kPieces[] = {
+      "<",    ">", "/",         "\"",  "'",  "=",  "&", "&amp;", "<!--", "-->", "<?", "?>",           "<a>",
+      "</a>", " ", "<![CDATA[", "]]>", "\n", "--", ":", "\x01",  "\xC3", "<!",  "]",  "\xEF\xBB\xBF", "\r"};
+  size_t survived = 0;
+  for (int i = 0; i < 20000; ++i) {
+    std::string text = originals[i % 2 == 0 ? 0 : random() % originals.size()];
+    for (auto n = 1 + random() % 3; n > 0; --n) {
+      const size_t at = random() % (text.size() + 1);
+      const std::string_view piece = kPieces[random() % std::size(kPieces)];
+      switch (random() % 3) {
+        case 0:
+          text.insert(at, piece);
+          break;
+        case 1:
+          text.erase(at, random() % 8);
+          break;
+        default:
+          text.replace(at, std::min(piece.size(), text.size() - at), piece);
+      }
+    }
+    const auto document = Document::parse(text, "damaged");
+    if (document) {
+      ++survived;
+      ASSERT_EQ(document->to_string(), text);
+    } else {
+      ASSERT_NE(document.error().kind, ErrorKind::kInternal) << document.error().message << "\n" << text;
+    }
+  }
+  EXPECT_GT(survived, 100U);
+}
 
 TEST(Xml, DepthUpToTheLimitIsRead) {
   EXPECT_EQ(parsed(nested(kMaxDepth)).to_string(), nested(kMaxDepth));
