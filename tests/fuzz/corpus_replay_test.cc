@@ -1,0 +1,51 @@
+// Every seed and every finding of the fuzzers, through the functions that found it.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "fuzz/entry_points.h"
+#include "support/temp_dir.h"
+
+namespace varve::fuzz {
+namespace {
+
+std::vector<std::string> files(const char* directory) {
+  std::vector<std::string> out;
+  for (const auto& entry : std::filesystem::directory_iterator(VARVE_CORPUS + std::string("/") + directory))
+    out.push_back(entry.path().string());
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
+std::string test_name(const testing::TestParamInfo<std::string>& instance) {
+  std::string name = std::filesystem::path(instance.param).filename().string();
+  for (char& c : name)
+    if (std::isalnum(static_cast<unsigned char>(c)) == 0) c = '_';
+  return name;
+}
+
+class ImageCorpus : public testing::TestWithParam<std::string> {};
+
+TEST_P(ImageCorpus, BreaksNoPromise) {
+  const std::string bytes = test::read_whole_file(GetParam());
+  ASSERT_FALSE(bytes.empty());
+  EXPECT_LT(bytes.size(), 72u << 10) << "seeds are small";
+  open_image(std::as_bytes(std::span(bytes)));
+  live(std::as_bytes(std::span(bytes)));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ImageCorpus, testing::ValuesIn(files("qcow2")), test_name);
+
+class CompressedCorpus : public testing::TestWithParam<std::string> {};
+
+TEST_P(CompressedCorpus, BreaksNoPromise) {
+  const std::string bytes = test::read_whole_file(GetParam());
+  ASSERT_FALSE(bytes.empty());
+  decompress(std::as_bytes(std::span(bytes)));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CompressedCorpus, testing::ValuesIn(files("compressed")), test_name);
+
+}  // namespace
+}  // namespace varve::fuzz

@@ -1,0 +1,163 @@
+#include "fuzz/entry_points.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <optional>
+
+#include "io/memory_device.h"
+#include "qcow2/compressed_cluster.h"
+#include "qcow2/snapshot_transaction.h"
+
+namespace varve::fuzz {
+namespace {
+
+using qcow2::Image;
+using qcow2::SnapshotTransaction;
+using Bytes = std::vector<std::byte>;
+
+constexpr uint64_t kPiece = 48 << 10;  // bytes that are looked at in one place
+
+std::shared_ptr<MemoryDevice> device_of(std::span<const std::byte> bytes) {
+  auto device = std::make_shared<MemoryDevice>("fuzz.qcow2");
+  CHECK(device->write_at(0, bytes));
+  return device;
+}
+
+// Where a disk is looked at: its beginning, its middle, its end.
+std::vector<uint64_t> places(uint64_t size) {
+  if (size <= kPiece) return {0};
+  return {0, size / 2, size - kPiece};
+}
+
+// The bytes at one place; none where the image says that it is broken there.
+std::optional<Bytes> look(BlockDevice& disk, uint64_t offset) {
+  const uint64_t size = *disk.size();
+  Bytes bytes(std::min(kPiece, size - std::min(size, offset)));
+  if (!disk.read_at(offset, bytes)) return std::nullopt;
+  return bytes;
+}
+
+std::vector<std::optional<Bytes>> look_around(BlockDevice& disk) {
+  std::vector<std::optional<Bytes>> all;
+  for (const uint64_t offset : places(*disk.size())) all.push_back(look(disk, offset));
+  return all;
+}
+
+// A piece that could be read must read the same; one that could not may have become anything.
+void must_be_the_same(const std::vector<std::optional<Bytes>>& before, const std::vector<std::optional<Bytes>>& after) {
+  CHECK(before.size() == after.size());
+  for (size_t i = 0; i < before.size(); ++i)
+    if (before[i]) CHECK(after[i] == before[i]);
+}
+
+template <typename Change>
+Result<void> transact(Image& image, Change change) {
+  SnapshotTransaction t = TRY(SnapshotTransaction::begin(image));
+  TRY(change(t));
+  const qcow2::PreparedCommit prepared = TRY(t.prepare());
+  TRY(SnapshotTransaction::commit(image, prepared));
+  (void)SnapshotTransaction::discard_freed(image, prepared);
+  return {};
+}
+
+std::unique_ptr<Image> open(const std::shared_ptr<MemoryDevice>& file, bool writable) {
+  auto image = Image::open(file, {.writable = writable});
+  return image ? std::move(*image) : nullptr;
+}
+
+void read_everything(Image& image) {
+  (void)look_around(image);
+  (void)image.extents(0, 4 << 20);
+  for (size_t i = 0; i < std::min<size_t>(image.snapshots().size(), 4); ++i) {
+    if (auto view = image.open_snapshot(i)) (void)look_around(**view);
+    (void)image.snapshot_usage(i);
+  }
+}
+
+// Guest writes. What they put there is there; how much of it an odd image takes is its own affair.
+void write_something(Image& image) {
+  const uint64_t size = *image.size();
+  const Bytes data(5000, std::byte{0xd5});
+  for (const uint64_t offset : places(size)) {
+    const uint64_t length = std::min<uint64_t>(data.size(), size - offset);
+    (void)image.write_at(offset, std::span(data).first(length));
+    const uint64_t rest = std::min<uint64_t>(20000, size - offset);
+    (void)image.write_zeroes(offset + rest / 2, rest - rest / 2, ZeroMode::kMayUnmap);
+    (void)image.discard(offset + rest / 3, rest / 3);
+    (void)image.write_zeroes(offset, std::min<uint64_t>(rest, 700), ZeroMode::kKeepAllocated);
+  }
+  (void)image.flush();
+}
+
+}  // namespace
+
+void open_image(std::span<const std::byte> bytes) {
+  const auto file = device_of(bytes);
+  const auto image = open(file, false);
+  if (image == nullptr) return;
+  (void)qcow2::serialize_header(image->header());
+  const Bytes table = qcow2::serialize_snapshot_table(image->snapshots());
+  (void)qcow2::next_snapshot_id(image->snapshots());
+  for (size_t i = 0; i < std::min<size_t>(image->snapshots().size(), 4); ++i) (void)image->open_snapshot(i);
+  (void)image->extents(0, 1 << 20);
+}
+
+void live(std::span<const std::byte> bytes) {
+  {
+    const auto file = device_of(bytes);
+    if (const auto image = open(file, false)) read_everything(*image);
+    Bytes after(*file->size());
+    CHECK(file->read_at(0, after));
+    CHECK(std::equal(bytes.begin(), bytes.end(), after.begin(), after.end()));  // who only reads changes nothing
+  }
+  const auto file = device_of(bytes);
+  auto image = open(file, true);
+  if (image == nullptr) return;
+
+  const auto disk = look_around(*image);
+  if (transact(*image, [](SnapshotTransaction& t) { return t.create({.name = "fuzz", .date_sec = 1}); })) {
+    must_be_the_same(disk, look_around(*image));
+    const size_t index = image->snapshots().size() - 1;
+    const auto view = image->open_snapshot(index);
+    CHECK(view);
+    must_be_the_same(disk, look_around(**view));
+    image = open(file, true);
+    CHECK(image != nullptr);
+    must_be_the_same(disk, look_around(*image));
+  }
+  write_something(*image);
+  for (size_t i = 0; i < std::min<size_t>(image->snapshots().size(), 2); ++i)
+    (void)transact(*image, [&](SnapshotTransaction& t) -> Result<void> {
+      TRY(t.create({.name = "safety"}));
+      return t.revert(i);
+    });
+  write_something(*image);
+  (void)transact(*image, [](SnapshotTransaction& t) -> Result<void> {
+    if (t.snapshots().empty()) return {};
+    TRY(t.rename(0, "renamed"));
+    const size_t last = t.snapshots().size() - 1;
+    return t.remove(std::span(&last, 1));
+  });
+  (void)transact(*image, [](SnapshotTransaction& t) -> Result<void> {
+    std::vector<size_t> all(t.snapshots().size());
+    for (size_t i = 0; i < all.size(); ++i) all[i] = i;
+    return t.remove(all);
+  });
+  write_something(*image);
+  image.reset();
+  if (const auto again = open(file, false)) read_everything(*again);
+}
+
+void decompress(std::span<const std::byte> bytes) {
+  if (bytes.empty()) return;
+  const auto choice = std::to_integer<unsigned>(bytes[0]);
+  const auto type = (choice & 1) != 0 ? qcow2::CompressionType::kZstd : qcow2::CompressionType::kZlib;
+  constexpr size_t kSizes[] = {512, 4096, 65536, 2 << 20};
+  // Something behind the cluster that must stay.
+  Bytes cluster(kSizes[choice >> 1 & 3] + 16, std::byte{0xcc});
+  (void)qcow2::decompress_cluster(type, bytes.subspan(1), std::span(cluster).first(cluster.size() - 16));
+  CHECK(std::all_of(cluster.end() - 16, cluster.end(), [](std::byte b) { return b == std::byte{0xcc}; }));
+}
+
+}  // namespace varve::fuzz

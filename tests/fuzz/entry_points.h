@@ -1,0 +1,20 @@
+// What is done to bytes that nobody vouches for. The libFuzzer targets and the replay of the corpus in the normal test
+// suite call the same functions. They end the process where a promise is broken; a refusal is never one.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+namespace varve::fuzz {
+
+// Opens an image for reading, lists its snapshots, writes header and snapshot table again.
+void open_image(std::span<const std::byte> bytes);
+
+// A whole life on a copy in memory: reads, guest writes, zeroes, discards, snapshots created, reverted, renamed and
+// deleted. Promised for whatever an image contains: what a commit accepts reads the same before and after it.
+void live(std::span<const std::byte> bytes);
+
+// Byte 0: compression type and cluster size; the rest is the compressed cluster.
+void decompress(std::span<const std::byte> bytes);
+
+}  // namespace varve::fuzz
