@@ -57,7 +57,7 @@ Error usage_error(const CLI::App& app, const CLI::ParseError& error) {
     line += " " + command->get_name();
   }
   std::string message = error.what();
-  const std::vector<std::string> unknown = command->remaining();
+  const std::vector<std::string> unknown = app.remaining(true);  // fallthrough leaves them with the parents
   if (error.get_name() == "RequiredError" && !unknown.empty() && !command->get_subcommands({}).empty()) {
     message = fmt::format("{} has no command '{}'", line, unknown.front());
   }
