@@ -12,6 +12,9 @@ namespace varve::qcow2 {
 namespace {
 
 constexpr uint64_t kMaxFileBytes = uint64_t{1} << 56;  // offsets in tables have 56 bits
+// Passes take time and memory for every cluster that the table reaches, so it may not reach anywhere: a file that was
+// cut short leaves blocks behind its end, but 1 TiB behind it (with clusters of 64 KiB) stands what means harm.
+constexpr uint64_t kMaxClustersBehindFile = uint64_t{1} << 24;
 
 }  // namespace
 
@@ -50,6 +53,12 @@ Result<Refcounts> Refcounts::open(BlockDevice& file, const Header& header) {
     return corruption(file.name(), r.table_offset_ + block * 8,
                       fmt::format("refcount block {} at offset {:#x} {}", block, r.table_[block], why));
   };
+  const uint64_t file_clusters = div_round_up(file_size, r.cluster_size_);
+  if (!r.table_.empty() && (r.table_.size() - 1) * r.per_block_ > file_clusters + kMaxClustersBehindFile) {
+    return bad(r.table_.size() - 1, "counts clusters far behind the end of the file")
+        .with_note(fmt::format(
+            "`qemu-img convert -O qcow2 '{}' NEW` makes an image without it; its snapshots stay behind", file.name()));
+  }
   std::vector<uint64_t> sorted;
   for (size_t b = 0; b < r.table_.size(); ++b) {
     const uint64_t offset = r.table_[b];

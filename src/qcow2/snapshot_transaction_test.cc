@@ -7,6 +7,7 @@
 #include <map>
 #include <random>
 
+#include "base/endian.h"
 #include "io/memory_device.h"
 #include "qcow2/refcounts.h"
 
@@ -184,6 +185,25 @@ TEST_F(SnapshotTransactionTest, ARefcountThatCannotGrowIsRefusedAndChangesNothin
   ASSERT_FALSE(r);
   EXPECT_EQ(r.error().kind, ErrorKind::kUnsupported);
   EXPECT_THAT(r.error().message, testing::HasSubstr("can't be referenced more than 1 times"));
+  EXPECT_EQ(read_all(*file_), before);
+}
+
+TEST_F(SnapshotTransactionTest, ATableThatCountsFarBehindTheFileIsRefusedBeforeMemoryIsTaken) {
+  make({.size = 1 << 20});
+  image_.reset();
+  // The last entry of the refcount table: cluster 268 million and on. The L1 table will do as its block.
+  const Header header = *read_header(*file_);
+  const uint64_t entry = header.refcount_table_offset + header.refcount_table_clusters * header.cluster_size() - 8;
+  be64 block;
+  block = header.l1_table_offset;
+  ASSERT_TRUE(file_->write_at(entry, std::as_bytes(std::span(&block, 1))));
+  const auto before = read_all(*file_);
+  auto image = Image::open(file_, {.writable = true});
+  auto begun = image ? SnapshotTransaction::begin(**image) : Result<SnapshotTransaction>(std::move(image).error());
+  ASSERT_FALSE(begun);
+  EXPECT_EQ(begun.error().kind, ErrorKind::kCorrupt);
+  EXPECT_THAT(begun.error().message, testing::HasSubstr("counts clusters far behind the end of the file"));
+  EXPECT_EQ(begun.error().offset, entry);
   EXPECT_EQ(read_all(*file_), before);
 }
 
