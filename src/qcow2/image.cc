@@ -93,11 +93,15 @@ Image::~Image() {
 }
 
 Result<void> Image::State::load() {
-  header = TRY(read_header(*file));
-  SnapshotTable table = TRY(read_snapshot_table(*file, header));
+  Header new_header = TRY(read_header(*file));
+  SnapshotTable table = TRY(read_snapshot_table(*file, new_header));
+  Mapping new_mapping =
+      TRY(Mapping::open(*file, EntryFormat(new_header), new_header.l1_table_offset, new_header.l1_size));
+  // All of it or nothing: a failure must not leave parts of two states.
+  header = std::move(new_header);
   snapshots = std::move(table.snapshots);
   snapshot_table_bytes = table.bytes;
-  mapping = TRY(Mapping::open(*file, EntryFormat(header), header.l1_table_offset, header.l1_size));
+  mapping = std::move(new_mapping);
   return {};
 }
 
@@ -159,7 +163,7 @@ Result<std::unique_ptr<BlockDevice>> Image::open_snapshot(size_t index) {
   CHECK(index < state_->snapshots.size());
   TRY(check_readable(state_->header, name()));
   const Snapshot& s = state_->snapshots[index];
-  if (state_->writer) TRY(flush());
+  // Nothing has to be flushed for it: what a snapshot refers to has not changed since its commit.
   Mapping mapping = TRY(Mapping::open(*state_->file, EntryFormat(state_->header), s.l1_table_offset, s.l1_size));
   return std::unique_ptr<BlockDevice>(new SnapshotView(std::move(mapping), *state_->reader, state_->backing.get(),
                                                        s.disk_size.value_or(state_->header.size),

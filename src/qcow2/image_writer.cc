@@ -31,6 +31,7 @@ Result<std::unique_ptr<ImageWriter>> ImageWriter::open(BlockDevice& file, Header
 Result<void> ImageWriter::reload_refcounts() {
   CHECK(dirty_tables_.empty() && dirty_l1_.empty() && freed_.empty());
   refcounts_ = TRY(Refcounts::open(file_, header_));
+  failed_ = false;
   return {};
 }
 
@@ -155,6 +156,7 @@ Result<uint64_t> ImageWriter::write_standard(L2Table& table, uint64_t offset, st
   if (f.kind(first_entry) == ClusterKind::kZeroAllocated && (first_entry & kEntryCopied) != 0) {
     const auto piece = data.first(std::min<uint64_t>(data.size(), cluster_size() - in_cluster));
     const uint64_t host = first_entry & kOffsetMask;
+    filled_places_ = true;
     TRY(write_clusters(host, guest_cluster, offset, piece));
     set_entry(table, first_index, host | kEntryCopied, 0);
     return piece.size();
@@ -209,6 +211,7 @@ Result<uint64_t> ImageWriter::write_extended(L2Table& table, uint64_t offset, st
 
   if (kind == ClusterKind::kData && (entry & kEntryCopied) != 0) {  // our cluster, subclusters not allocated yet
     TRY(read_around(first * subcluster, last * subcluster, buffer));
+    filled_places_ = true;
     TRY(file_.write_at((entry & kOffsetMask) + first * subcluster, buffer));
     set_entry(table, index, entry, new_alloc | new_zero << 32);
     return piece.size();
@@ -336,10 +339,11 @@ Result<void> ImageWriter::write_refcount_table() {
 }
 
 Result<void> ImageWriter::write_back_ordered() {
-  if (refcounts_.any_dirty()) {
+  if (refcounts_.any_dirty() || filled_places_) {
     TRY(refcounts_.place_blocks());
     TRY(refcounts_.write_dirty_blocks());
     TRY(file_.flush());  // refcounts and guest data | whatever refers to them
+    filled_places_ = false;
   }
   if (refcounts_.table_changed()) TRY(write_refcount_table());
   for (const uint64_t index : dirty_tables_) {

@@ -49,6 +49,8 @@ class ImageWriter {
   // The refcounts as the snapshot transaction needs them: nothing dirty (after write_back and release_freed).
   Refcounts& refcounts() { return refcounts_; }
   Result<void> reload_refcounts();
+  // What is known of the file may not be true any more: no further write, until reload_refcounts() succeeds.
+  void give_up() { failed_ = true; }
 
  private:
   ImageWriter(BlockDevice& file, Header& header, Mapping& mapping, GuestReader& reader,
@@ -82,6 +84,9 @@ class ImageWriter {
   std::set<uint64_t> dirty_tables_;                   // L1 indexes
   std::set<uint64_t> dirty_l1_;                       // L1 indexes
   std::vector<std::pair<uint64_t, uint64_t>> freed_;  // {first cluster, count}: one reference less each
+  // Data went to places that count already but are not shown yet (subclusters, zero clusters with a place): should the
+  // tables reach the disk before it, the guest would see what lay there long ago.
+  bool filled_places_ = false;
   bool failed_ = false;
 };
 

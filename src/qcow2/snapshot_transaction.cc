@@ -416,12 +416,19 @@ Result<void> SnapshotTransaction::commit_sector(BlockDevice& file, const HeaderS
 
 Result<void> SnapshotTransaction::commit(Image& image, const PreparedCommit& prepared) {
   Image::State& s = *image.state_;
-  TRY(commit_sector(*s.file, prepared.before, prepared.after));
   const std::unique_lock io(s.io_lock);
   const std::lock_guard lock(s.metadata_lock);
+  const auto make_it_so = [&]() -> Result<void> {
+    TRY(commit_sector(*s.file, prepared.before, prepared.after));
+    TRY(s.load());
+    return s.writer->reload_refcounts();
+  };
   s.reader->forget_decompressed();
-  TRY(s.load());
-  return s.writer->reload_refcounts();
+  auto result = make_it_so();
+  // The file may hold the new state while we still know the old one. Reading goes on: nothing of the old state is
+  // overwritten. Writing by the old refcounts would destroy the new one.
+  if (!result) s.writer->give_up();
+  return result;
 }
 
 Result<void> SnapshotTransaction::discard_freed(Image& image, const PreparedCommit& prepared) {
@@ -433,6 +440,9 @@ Result<void> SnapshotTransaction::discard_freed(Image& image, const PreparedComm
 }
 
 void SnapshotTransaction::abandon(Image& image, const PreparedCommit& prepared) {
+  // A commit that failed may have been made all the same; then the shadow is the image.
+  HeaderSector now;
+  if (!image.file().read_at(0, now) || now != prepared.before) return;
   give_back(image.file(), prepared.shadow, prepared.old_file_size);
 }
 

@@ -60,12 +60,14 @@ class SnapshotTransaction {
 
   // Writes prepared.after over prepared.before and flushes, then reloads `image`. A sector that is
   // neither of the two is a conflict (kInUse): another program has written to the image. Idempotent: committing what is
-  // committed does nothing.
+  // committed does nothing. After a failure `image` still reads as before, but takes no more writes until it is opened
+  // again or the commit is repeated: nobody knows which state the file is in.
   static Result<void> commit(Image& image, const PreparedCommit& prepared);
   // The same on a bare device, for the journal's recovery.
   static Result<void> commit_sector(BlockDevice& file, const HeaderSector& before, const HeaderSector& after);
   static Result<void> discard_freed(Image& image, const PreparedCommit& prepared);
-  // Forgets a prepared commit that will not be made: gives its shadow clusters back.
+  // Forgets a prepared commit that will not be made: gives its shadow clusters back. Does nothing where
+  // it was made after all.
   static void abandon(Image& image, const PreparedCommit& prepared);
 
  private:

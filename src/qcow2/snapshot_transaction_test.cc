@@ -8,6 +8,7 @@
 #include <random>
 
 #include "base/endian.h"
+#include "io/fault_device.h"
 #include "io/memory_device.h"
 #include "qcow2/refcounts.h"
 
@@ -139,6 +140,42 @@ TEST_F(SnapshotTransactionTest, AnAbandonedCommitGivesItsSpaceBack) {
   EXPECT_GT(*file_->size(), size);
   SnapshotTransaction::abandon(*image_, *prepared);
   EXPECT_EQ(*file_->size(), size);
+}
+
+// The sector is written, but the program can't read what it says: writing by the old refcounts would destroy it.
+TEST_F(SnapshotTransactionTest, AfterACommitThatFailedNothingIsWrittenUntilItIsRepeated) {
+  MemoryDevice fresh("test.qcow2");
+  ASSERT_TRUE(Image::create(fresh, {.size = 1 << 20}));
+  const auto disk = std::make_shared<FaultDevice>(fresh.clone());
+  image_ = *Image::open(disk, {.writable = true});
+  const Bytes data = pattern(300000, 1);
+  write(0, data);
+  ASSERT_TRUE(image_->flush());
+  auto t = SnapshotTransaction::begin(*image_);
+  ASSERT_TRUE(t);
+  ASSERT_TRUE(t->create({.name = "s"}));
+  const auto prepared = t->prepare();
+  ASSERT_TRUE(prepared);
+
+  disk->control().inject({.at = 1, .kinds = kOpRead});  // the first read looks at the sector
+  ASSERT_FALSE(SnapshotTransaction::commit(*image_, *prepared));
+  disk->control().clear_fault();
+  EXPECT_TRUE(image_->snapshots().empty());
+  Bytes now(data.size());
+  ASSERT_TRUE(image_->read_at(0, now));
+  EXPECT_EQ(now, data);
+  EXPECT_FALSE(image_->write_at(0, data));
+  EXPECT_FALSE(image_->write_at(900000, pattern(1000, 2)));
+  EXPECT_FALSE(SnapshotTransaction::begin(*image_));
+  // What is the image now is not given back.
+  const Bytes bytes = read_all(*disk);
+  SnapshotTransaction::abandon(*image_, *prepared);
+  EXPECT_EQ(read_all(*disk), bytes);
+
+  ASSERT_TRUE(SnapshotTransaction::commit(*image_, *prepared));
+  EXPECT_EQ(image_->snapshots().size(), 1u);
+  write(900000, pattern(1000, 2));
+  EXPECT_TRUE(image_->flush());
 }
 
 TEST_F(SnapshotTransactionTest, AnotherProgramsHeaderIsNotOverwritten) {
