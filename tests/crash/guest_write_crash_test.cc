@@ -1,0 +1,208 @@
+// Guest writes, and snapshot changes between them, on a disk that loses power at any moment: what was flushed is there,
+// what was not is there or is what it was before, sector by sector; snapshots are never touched; the image has leaks at
+// worst.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <random>
+
+#include "crash/disk_state.h"
+#include "crash/snapshot_changes.h"
+#include "io/crash_states.h"
+
+namespace varve::test {
+namespace {
+
+using qcow2::CreateOptions;
+using qcow2::Image;
+using qcow2::SnapshotTransaction;
+
+constexpr uint64_t kSector = 512;
+using Bytes = std::vector<std::byte>;
+
+struct GuestShape {
+  std::string name;
+  CreateOptions options;
+  bool backing = false;
+};
+void PrintTo(const GuestShape& shape, std::ostream* out) {
+  *out << shape.name;
+}
+
+// What the guest saw after each of its operations.
+struct Step {
+  std::string what;
+  uint64_t disk_operations = 0;  // recorded when it had returned
+  bool durable = false;          // from then on
+  Bytes contents;
+  std::vector<PointState> snapshots;
+};
+
+class GuestWriteCrash : public testing::TestWithParam<GuestShape> {
+ protected:
+  void SetUp() override {
+    const GuestShape& shape = GetParam();
+    MemoryDevice fresh("guest.qcow2");
+    CreateOptions options = shape.options;
+    if (shape.backing) {
+      options.backing_file = "base";
+      options.backing_format = "raw";
+      backing_ = std::make_shared<MemoryDevice>("base");
+      ASSERT_TRUE(backing_->write_at(0, random_bytes(options.size / kSector * kSector)));
+    }
+    const auto made = Image::create(fresh, options);
+    ASSERT_TRUE(made) << made.error().message;
+    control_ = std::make_shared<FaultControl>();
+    disk_ = std::make_shared<FaultDevice>(fresh.clone(), control_);
+    image_ = *Image::open(disk_, {.writable = true});
+    image_->set_backing(backing_);
+  }
+
+  Bytes random_bytes(size_t length) {
+    Bytes bytes(length);
+    for (std::byte& b : bytes) b = static_cast<std::byte>(random_());
+    return bytes;
+  }
+
+  void note(std::string what, bool durable) {
+    Step step{std::move(what), control_->recorded_operations(), durable, whole_contents(*image_), {}};
+    auto state = state_of(*image_);
+    ASSERT_TRUE(state) << state.error().message;
+    step.snapshots = std::move(state->snapshots);
+    steps_.push_back(std::move(step));
+  }
+
+  // One thing that a guest, or the host, does to the disk.
+  void act() {
+    const uint64_t sectors = GetParam().options.size / kSector;
+    const uint64_t first = random_() % sectors;
+    const uint64_t count = 1 + random_() % std::min<uint64_t>(sectors - first, 40);
+    const uint64_t offset = first * kSector;
+    const uint64_t length = count * kSector;
+    const auto range = [&] { return " " + std::to_string(offset) + "+" + std::to_string(length); };
+    switch (random_() % 12) {
+      case 0:
+      case 1:
+        ASSERT_TRUE(image_->flush());
+        return note("flush", true);
+      case 2:
+        ASSERT_TRUE(image_->discard(offset, length));
+        return note("discard" + range(), false);
+      case 3:
+        ASSERT_TRUE(image_->write_zeroes(offset, length, ZeroMode::kMayUnmap));
+        return note("zero" + range(), false);
+      case 4:
+        ASSERT_TRUE(image_->write_zeroes(offset, length, ZeroMode::kKeepAllocated));
+        return note("zero, keep allocated" + range(), false);
+      case 5:
+        return change_snapshots();
+      default:
+        ASSERT_TRUE(image_->write_at(offset, random_bytes(length)));
+        return note("write" + range(), false);
+    }
+  }
+
+  void change_snapshots() {
+    const size_t there = image_->snapshots().size();
+    SnapshotChange change;
+    const size_t index = there == 0 ? 0 : random_() % there;
+    if (there == 0 || random_() % 3 == 0)
+      change = {"create", [&](SnapshotTransaction& t) { return t.create({.name = std::to_string(steps_.size())}); }};
+    else if (random_() % 2 == 0)
+      change = {"revert", [&](SnapshotTransaction& t) { return t.revert(index); }};
+    else
+      change = {"delete", [&](SnapshotTransaction& t) { return t.remove(std::span(&index, 1)); }};
+    const auto done = run_change(*image_, change);
+    ASSERT_TRUE(done) << done.error().message;
+    note(change.name, true);
+  }
+
+  // Which steps may show after a power failure: from the last durable one to the one under way.
+  std::span<const Step> possible(const CrashState& state) const {
+    size_t first = 0;
+    size_t last = 0;
+    for (size_t i = 0; i < steps_.size(); ++i) {
+      if (steps_[i].disk_operations > state.completed) {
+        last = i;
+        break;
+      }
+      if (steps_[i].durable) first = i;
+      last = i;
+    }
+    return std::span(steps_).subspan(first, last - first + 1);
+  }
+
+  void check(CrashState& state) {
+    const Qcow2Scan scan = scan_qcow2(whole_contents(*state.disks[0]));
+    ASSERT_TRUE(scan.errors.empty()) << scan.describe();
+    const auto image = Image::open(state.disks[0], {.writable = true});
+    ASSERT_TRUE(image) << image.error().message;
+    (*image)->set_backing(backing_);
+    const auto now = state_of(**image);
+    ASSERT_TRUE(now) << now.error().message;
+    const Bytes contents = whole_contents(**image);
+
+    std::span<const Step> steps = possible(state);
+    const auto same_snapshots = [&](const Step& s) { return s.snapshots == now->snapshots; };
+    ASSERT_TRUE(std::any_of(steps.begin(), steps.end(), same_snapshots)) << *now;
+    for (size_t at = 0; at < contents.size(); at += kSector) {
+      const auto same_sector = [&](const Step& s) {
+        return std::memcmp(&s.contents[at], &contents[at], std::min(kSector, contents.size() - at)) == 0;
+      };
+      if (std::any_of(steps.rbegin(), steps.rend(), same_sector)) continue;
+      std::string between;
+      for (const Step& s : steps) between += "\n  " + s.what;
+      FAIL() << "the sector at " << at << " holds what it never held between these steps:" << between;
+    }
+  }
+
+  void live_and_die(unsigned seed, unsigned length) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    random_.seed(seed);
+    ASSERT_TRUE(image_->flush());
+    control_->start_over();
+    steps_.clear();
+    note("begin", true);
+    for (unsigned i = 0; i < length && !HasFatalFailure(); ++i) act();
+    if (HasFailure()) return;
+    const CrashOptions options{.each_missing = false, .each_alone = false, .random_states = 3, .seed = seed};
+    states_ += for_each_crash_state(*control_, options, [&](CrashState& state) {
+      SCOPED_TRACE(state.description);
+      check(state);
+      return !HasFailure();
+    });
+  }
+
+  std::mt19937 random_{1};
+  std::shared_ptr<MemoryDevice> backing_;
+  std::shared_ptr<FaultControl> control_;
+  std::shared_ptr<FaultDevice> disk_;
+  std::unique_ptr<Image> image_;
+  std::vector<Step> steps_;
+  size_t states_ = 0;
+};
+
+TEST_P(GuestWriteCrash, WhatWasFlushedIsThereAndTheRestIsLeaks) {
+  // Each goes on where the one before ended, so that later ones begin with shared tables, holes and freed clusters.
+  for (unsigned seed = 1; seed <= 4 && !HasFailure(); ++seed) live_and_die(seed, 25);
+  RecordProperty("states", static_cast<int>(states_));
+  std::printf("guest writes, %s: %zu states (seeds 1 to 4)\n", GetParam().name.c_str(), states_);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, GuestWriteCrash,
+    testing::Values(GuestShape{"small_clusters", {.size = 96 << 10, .cluster_size = 512}},
+                    GuestShape{"usual_refcounts", {.size = 128 << 10, .cluster_size = 4096}},
+                    GuestShape{"wide_refcounts", {.size = 96 << 10, .cluster_size = 512, .refcount_bits = 64}},
+                    GuestShape{"narrow_refcounts", {.size = 64 << 10, .cluster_size = 1024, .refcount_bits = 8}},
+                    GuestShape{"version_2", {.size = 96 << 10, .version = 2, .cluster_size = 1024}},
+                    GuestShape{"extended_l2", {.size = 128 << 10, .cluster_size = 16384, .extended_l2 = true}},
+                    GuestShape{"backing_file", {.size = 96 << 10, .cluster_size = 2048}, true},
+                    GuestShape{"backing_file_version_2", {.size = 96 << 10, .version = 2, .cluster_size = 2048}, true},
+                    GuestShape{"odd_size", {.size = 70 * 1024 + 512, .cluster_size = 4096}}),
+    [](const auto& parameter) { return parameter.param.name; });
+
+}  // namespace
+}  // namespace varve::test

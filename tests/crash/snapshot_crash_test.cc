@@ -1,0 +1,202 @@
+// The promise of one-sector commits: whatever happens to power or disk while snapshots are created, reverted, deleted
+// or renamed, the image is afterwards exactly what it was before, or exactly what it was to become, without an error
+// and without a leak. Every write and every flush of every change is tried, on every shape of image.
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <optional>
+
+#include "crash/disk_state.h"
+#include "crash/snapshot_changes.h"
+#include "io/crash_states.h"
+#include "support/process.h"
+
+namespace varve::test {
+namespace {
+
+using qcow2::Image;
+using qcow2::PreparedCommit;
+using qcow2::SnapshotTransaction;
+using Verdict = StateJudge::Verdict;
+
+constexpr uint64_t kSeed = 20260;
+
+class SnapshotCrash : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    shape_ = &image_shape(GetParam());
+    if (shape_->needs_qemu) {
+      REQUIRES_PROGRAM("qemu-img");
+      REQUIRES_PROGRAM("qemu-io");
+    }
+    before_ = shape_->make(dir_);
+    const Qcow2Scan scan = scan_qcow2(whole_contents(*before_));
+    ASSERT_TRUE(scan.clean()) << scan.describe();
+    ASSERT_TRUE(shape_->is_right(scan)) << scan.clusters << " clusters, " << scan.free_clusters << " free, "
+                                        << scan.refcount_blocks << " refcount blocks, " << scan.shared_tables
+                                        << " shared tables, " << scan.copied_in_snapshots
+                                        << " COPIED flags in snapshots";
+    const ImageUnderTest opened(*before_);
+    ASSERT_TRUE(opened.image);
+    changes_ = changes_for(*shape_, opened.image->snapshots().size());
+  }
+  void TearDown() override {
+    RecordProperty("states", static_cast<int>(states_));
+    std::printf("%s: %zu states, %zu different files (seed %llu)\n", GetParam().c_str(), states_, distinct_,
+                static_cast<unsigned long long>(kSeed));
+  }
+
+  // The image with the change made to it, undisturbed.
+  std::shared_ptr<MemoryDevice> changed(const SnapshotChange& change) {
+    ImageUnderTest t(*before_);
+    const auto done = run_change(*t.image, change);
+    EXPECT_TRUE(done) << done.error().message;
+    t.image.reset();
+    return t.disk->disk().clone();
+  }
+
+  // The change, or, where it is prepared already, what is left of it.
+  static Result<void> attempt(Image& image, const SnapshotChange& change, std::optional<PreparedCommit>& prepared) {
+    if (!prepared) prepared = TRY(prepare_change(image, change));
+    TRY(SnapshotTransaction::commit(image, *prepared));
+    (void)SnapshotTransaction::discard_freed(image, *prepared);
+    return {};
+  }
+
+  TempDir dir_;
+  const ImageShape* shape_ = nullptr;
+  std::shared_ptr<MemoryDevice> before_;
+  std::vector<SnapshotChange> changes_;
+  size_t states_ = 0;
+  size_t distinct_ = 0;
+};
+
+TEST_P(SnapshotCrash, PowerFailureLeavesTheOldOrTheNewState) {
+  for (const SnapshotChange& change : changes_) {
+    SCOPED_TRACE(change.name);
+    ImageUnderTest t(*before_);
+    uint64_t prepared = 0;
+    uint64_t committed = 0;
+    const auto done = run_change(*t.image, change, [&](Moment moment) {
+      (moment == Moment::kPrepared ? prepared : committed) = t.control->recorded_operations();
+    });
+    ASSERT_TRUE(done) << done.error().message;
+    t.image.reset();
+
+    StateJudge judge(*before_, t.disk->disk());
+    if (HasFailure()) return;
+    // Where many operations wait for one flush, their number is squared.
+    const bool many = t.control->recorded_operations() > 40;
+    const CrashOptions options{.each_missing = !many, .random_states = many ? 2u : 4u, .seed = kSeed};
+    states_ += for_each_crash_state(*t.control, options, [&](CrashState& state) {
+      SCOPED_TRACE(state.description);
+      const Verdict verdict = judge.judge(*state.disks[0]);
+      EXPECT_NE(verdict, Verdict::kBroken) << judge.last_complaint();
+      if (state.completed <= prepared) {
+        EXPECT_EQ(verdict, Verdict::kOld);
+      } else if (state.completed >= committed) {
+        EXPECT_EQ(verdict, judge.new_verdict());
+      }
+      return !HasFailure();
+    });
+    distinct_ += judge.distinct();
+    judge.ask_qemu(4, dir_);
+    expect_qemu_finds_clean(t.disk->disk(), dir_);
+    if (HasFailure()) return;
+  }
+}
+
+struct FaultKind {
+  unsigned kinds;
+  const char* name;
+};
+
+// Every call of every kind fails once, and from then on.
+TEST_P(SnapshotCrash, AFailingDiskLeavesTheOldState) {
+  const FaultKind kinds[] = {{kOpRead, "read"},       {kOpWrite, "write"},   {kOpWriteZeroes, "write_zeroes"},
+                             {kOpDiscard, "discard"}, {kOpResize, "resize"}, {kOpFlush, "flush"}};
+  for (const SnapshotChange& change : changes_) {
+    SCOPED_TRACE(change.name);
+    StateJudge judge(*before_, *changed(change));
+    if (HasFailure()) return;
+    for (const auto& [kind, kind_name] : kinds) {
+      const unsigned k = kind;
+      // How many calls there are, and how many before the sector that commits, and until it is durable.
+      uint64_t calls_prepared = 0;
+      uint64_t calls_committed = 0;
+      ImageUnderTest undisturbed(*before_);
+      ASSERT_TRUE(run_change(*undisturbed.image, change, [&](Moment moment) {
+        (moment == Moment::kPrepared ? calls_prepared : calls_committed) = undisturbed.control->calls(k);
+      }));
+      const uint64_t calls = undisturbed.control->calls(k);
+
+      for (uint64_t n = 0; n < calls; ++n) {
+        for (const bool once : {true, false}) {
+          const Fault fault{
+              .at = n, .kinds = k, .error = once && k != kOpRead ? ENOSPC : EIO, .once = once, .half_done = once};
+          SCOPED_TRACE(testing::Message()
+                       << kind_name << " " << n << " of " << calls << " fails" << (once ? " once" : " for good"));
+          ImageUnderTest t(*before_);
+          t.control->inject(fault);
+          std::optional<PreparedCommit> prepared;
+          const auto done = attempt(*t.image, change, prepared);
+          EXPECT_EQ(bool{done}, n >= calls_committed);
+          EXPECT_EQ(prepared.has_value(), n >= calls_prepared);
+          t.control->clear_fault();
+          ++states_;
+
+          const auto at_once = state_of(*t.image);
+          ASSERT_TRUE(at_once) << at_once.error().message;
+          DiskState seen = *at_once;
+          seen.bitmaps = judge.old_state().bitmaps;
+          seen.bitmap_contents = judge.old_state().bitmap_contents;
+          DiskState became = judge.new_state();
+          became.bitmaps = seen.bitmaps;
+          became.bitmap_contents = seen.bitmap_contents;
+          const Verdict reopened = judge.judge(t.disk->disk());
+          EXPECT_NE(reopened, Verdict::kBroken) << judge.last_complaint();
+          if (n < calls_prepared) {
+            EXPECT_EQ(seen, judge.old_state());
+            EXPECT_EQ(reopened, Verdict::kOld);
+          } else if (n >= calls_committed) {
+            EXPECT_EQ(seen, became);
+          } else {
+            EXPECT_TRUE(seen == judge.old_state() || seen == became) << seen;
+          }
+          if (n < calls_prepared && once && (k & (kOpRead | kOpWrite)) != 0) {
+            EXPECT_EQ(*t.disk->size(), *before_->size()) << "the space is not given back";
+          }
+
+          if (!done && reopened == Verdict::kOld) {
+            // Again, in a new process…
+            ImageUnderTest later(t.disk->disk());
+            ASSERT_TRUE(later.image);
+            auto again = run_change(*later.image, change);
+            EXPECT_TRUE(again) << again.error().message;
+            EXPECT_EQ(judge.judge(later.disk->disk()), judge.new_verdict()) << judge.last_complaint();
+            // …and in the same, unless a flush failed, for then the disk takes nothing any more.
+            if (k != kOpFlush) {
+              again = attempt(*t.image, change, prepared);
+              EXPECT_TRUE(again) << again.error().message;
+              EXPECT_EQ(judge.judge(t.disk->disk()), judge.new_verdict()) << judge.last_complaint();
+            }
+          }
+          if (HasFailure()) return;
+        }
+      }
+    }
+    distinct_ += judge.distinct();
+    judge.ask_qemu(2, dir_);
+  }
+}
+
+std::vector<std::string> shape_names() {
+  std::vector<std::string> names;
+  for (const ImageShape& shape : image_shapes()) names.push_back(shape.name);
+  return names;
+}
+INSTANTIATE_TEST_SUITE_P(Shapes, SnapshotCrash, testing::ValuesIn(shape_names()),
+                         [](const auto& parameter) { return parameter.param; });
+
+}  // namespace
+}  // namespace varve::test
