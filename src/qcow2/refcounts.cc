@@ -196,6 +196,8 @@ Result<uint64_t> Refcounts::find_free(uint64_t count) {
   for (;;) {
     uint64_t length = 1;
     while (length < count) {
+      // Behind the last block, and behind all that is reserved, everything is free.
+      if (first + length >= std::max(array_.clusters(), reserved_ != nullptr ? reserved_->capacity() : 0)) return first;
       TRY(ensure_loaded(first + length, 1));
       if (!is_free(first + length)) break;
       ++length;
