@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -23,11 +24,23 @@ std::string directory_of(const std::string& path) {
 
 }  // namespace
 
+Result<void> NewImage::check_free(const Layout& layout) const {
+  const std::string host_path = TRY(layout.resolve_for_creation(path));
+  struct stat status{};
+  if (::lstat(host_path.c_str(), &status) != 0) {
+    if (errno == ENOENT) return {};
+    return system_error(errno, fmt::format("can't look at {}", host_path), host_path);
+  }
+  if (S_ISREG(status.st_mode) && status.st_size == 0) return {};
+  return make_error(ErrorKind::kAlreadyExists, fmt::format("there is an image {} already", host_path));
+}
+
 Result<void> NewImage::claim(const Layout& layout) const {
   const std::string host_path = TRY(layout.resolve_for_creation(path));
   const UniqueFd fd(::open(host_path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, kMode));
-  if (!fd) return system_error(errno, fmt::format("can't create the image {}", host_path), host_path);
-  return {};
+  if (fd) return {};
+  if (errno == EEXIST) return check_free(layout);
+  return system_error(errno, fmt::format("can't create the image {}", host_path), host_path);
 }
 
 Result<void> NewImage::fill(const Layout& layout) const {

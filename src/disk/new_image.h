@@ -15,7 +15,9 @@ struct NewImage {
   std::string format = "qcow2";  // or "raw"
   qcow2::CreateOptions options;  // of a raw image, the size counts
 
-  // Makes an empty file; kAlreadyExists where there is anything of that name.
+  // kAlreadyExists where there is anything of that name but an empty file: that is what an interrupted claim leaves.
+  Result<void> check_free(const Layout& layout) const;
+  // Makes an empty file.
   Result<void> claim(const Layout& layout) const;
   // Durable when it returns.
   Result<void> fill(const Layout& layout) const;

@@ -17,17 +17,14 @@ std::string default_path(const std::string& domain, size_t index, const std::str
 }
 
 void check_new(const Host& host, const NewImage& image, Preflight& preflight) {
-  if (host.layout().resolve(image.path)) {
-    preflight.refuse(make_error(ErrorKind::kAlreadyExists,
-                                fmt::format("there is an image {} already", host.layout().shown(image.path)))
-                         .with_note(fmt::format("`--disk {},format={}` attaches it, `--disk SIZE,path=OTHER` makes "
-                                                "one elsewhere",
-                                                image.path, image.format)));
-    return;
+  auto possible = image.check_free(host.layout());
+  if (possible) return;
+  Error error = std::move(possible).error();
+  if (error.kind == ErrorKind::kAlreadyExists) {
+    error.notes.push_back(fmt::format("`--disk {},format={}` attaches it, `--disk SIZE,path=OTHER` makes one elsewhere",
+                                      image.path, image.format));
   }
-  if (const auto possible = host.layout().resolve_for_creation(image.path); !possible) {
-    preflight.refuse(possible.error());
-  }
+  preflight.refuse(std::move(error));
 }
 
 }  // namespace

@@ -166,6 +166,47 @@ class OperationCrashTest : public testing::Test {
   test::TempDir dir_;
 };
 
+// A name that was claimed and no more is an empty file, which is in nobody's way.
+TEST_F(OperationCrashTest, ADomainIsMadeWithAllItsImagesOrNotAtAll) {
+  int step = 0;
+  for (bool stopped = true; stopped; ++step) {
+    SCOPED_TRACE(step);
+    const std::string root = dir_ / ("host" + std::to_string(step));
+    const pid_t child = ::fork();
+    if (child == 0) {
+      int seen = 0;
+      const auto ran = run_on(
+          root,
+          [&](std::string_view) {
+            if (seen++ == step) ::_exit(kStopped);
+          },
+          create_domain("vm"));
+      ::_exit(ran ? 0 : 1);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFEXITED(status));
+    stopped = WEXITSTATUS(status) == kStopped;
+    const auto host = Host::open(root, {});
+    ASSERT_TRUE(host);
+    const bool defined = *(*host)->definitions().exists("vm");
+    EXPECT_TRUE(defined || stopped);
+    for (const char* file : {"vm.qcow2", "vm-2.qcow2"}) {
+      std::error_code missing;
+      const auto size = std::filesystem::file_size(image(root, file), missing);
+      EXPECT_TRUE(defined ? !missing && size > 0 : missing || size == 0) << file;
+    }
+    if (!defined) {
+      const auto again = run_on(root, {}, create_domain("vm"));
+      EXPECT_TRUE(again) << again.error().message;
+    }
+    for (const char* file : {"vm.qcow2", "vm-2.qcow2"}) {
+      test::run_ok({"qemu-img", "check", "-f", "qcow2", image(root, file)});
+    }
+  }
+  EXPECT_GE(step, 8);
+}
+
 TEST_F(OperationCrashTest, Create) {
   make_pristine();
   expect_old_or_new(create_snapshot("c"), 10);
