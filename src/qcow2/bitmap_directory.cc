@@ -25,19 +25,21 @@ static_assert(sizeof(RawDirectoryEntry) == 24);
 enum BitmapFlag : uint32_t { kInUse = 1u << 0, kAutomatic = 1u << 1 };
 
 constexpr uint64_t kTableOffsetMask = 0x00fffffffffffe00ull;
-constexpr uint64_t kMaxTableEntries = 0x8000000;  // QEMU's limit
-constexpr uint32_t kMaxNameBytes = 1023;          // the same
+constexpr uint64_t kMaxBitmapBytes = uint64_t{512} << 20;  // QEMU's limit, of one bitmap's clusters
+constexpr uint64_t kMaxAllTablesBytes = uint64_t{32} << 20;
+constexpr uint32_t kMaxNameBytes = 1023;  // the same
 
 }  // namespace
 
 Result<std::vector<Bitmap>> read_bitmap_directory(BlockDevice& file, const Header& header,
                                                   const BitmapsExtension& bitmaps) {
   const uint64_t file_size = TRY(file.size());
-  std::vector<std::byte> directory(bitmaps.directory_size);
   if (bitmaps.directory_offset + bitmaps.directory_size > file_size)
     return corruption(file.name(), bitmaps.directory_offset, "the bitmap directory runs past the end of the file");
+  std::vector<std::byte> directory(bitmaps.directory_size);
   TRY(file.read_at(bitmaps.directory_offset, directory));
   std::vector<Bitmap> result;
+  uint64_t all_tables = 0;
   uint64_t at = 0;
   for (uint32_t i = 0; i < bitmaps.nb_bitmaps; ++i) {
     RawDirectoryEntry raw;
@@ -59,7 +61,9 @@ Result<std::vector<Bitmap>> read_bitmap_directory(BlockDevice& file, const Heade
     bitmap.in_use = (raw.flags & kInUse) != 0;
     bitmap.automatic = (raw.flags & kAutomatic) != 0;
     bitmap.granularity = uint64_t{1} << raw.granularity_bits;
-    if (bitmap.table_entries > kMaxTableEntries) return bad("its table is too large");
+    all_tables += bitmap.table_entries * 8;
+    if (bitmap.table_entries > kMaxBitmapBytes / header.cluster_size()) return bad("its table is too large");
+    if (all_tables > kMaxAllTablesBytes) return bad("the tables of all bitmaps are too large together");
     if (bitmap.table_offset % header.cluster_size() != 0 ||
         (bitmap.table_entries != 0 && bitmap.table_offset < header.cluster_size()))
       return bad("its table is misaligned or overlaps the header");

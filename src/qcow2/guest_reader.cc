@@ -85,6 +85,8 @@ Result<void> GuestReader::read(Mapping& mapping, std::mutex* mapping_lock, Block
         TRY(read_compressed(mapping.format(), run.compressed_entry, offset & (mapping.format().cluster_size() - 1),
                             piece));
         break;
+      case MappedRun::Kind::kInvalid:
+        CHECK(false);
     }
     offset += run.length;
     buffer = buffer.subspan(run.length);

@@ -304,6 +304,7 @@ Result<Header> read_header(BlockDevice& file) {
     h.backing_file = text(std::span(cluster).subspan(backing_offset, length));
   }
   TRY(check_limits(file, h, file_size));
+  h.size = align_down(h.size, 512);  // QEMU counts whole sectors; what is left over belongs to nobody
   return h;
 }
 

@@ -166,7 +166,7 @@ Result<std::unique_ptr<BlockDevice>> Image::open_snapshot(size_t index) {
   // Nothing has to be flushed for it: what a snapshot refers to has not changed since its commit.
   Mapping mapping = TRY(Mapping::open(*state_->file, EntryFormat(state_->header), s.l1_table_offset, s.l1_size));
   return std::unique_ptr<BlockDevice>(new SnapshotView(std::move(mapping), *state_->reader, state_->backing.get(),
-                                                       s.disk_size.value_or(state_->header.size),
+                                                       align_down(s.disk_size.value_or(state_->header.size), 512),
                                                        fmt::format("{}@{}", name(), s.name)));
 }
 

@@ -79,11 +79,15 @@ MappedRun Mapping::classify(const L2Table& table, uint64_t index, uint64_t in_cl
       break;
   }
   const uint64_t host = entry & kOffsetMask;
+  if (format_.version < 3 && (entry & kEntryZero) != 0) return {Kind::kInvalid, rest, 0, 0};  // unknown to version 2
   if (!format_.extended)
     return host == 0 ? MappedRun{Kind::kUnallocated, rest, 0, 0} : MappedRun{Kind::kData, rest, host + in_cluster, 0};
   // Specification, "Extended L2 Entries": bits 0-31 say that a subcluster is allocated, bits 32-63 that it reads as
   // zero.
   const uint64_t bitmap = table.bitmap(index);
+  // What is allocated does not read as zero, and needs a cluster.
+  const uint64_t allocated = bitmap & 0xffffffff;
+  if ((allocated & bitmap >> 32) != 0 || (allocated != 0 && host == 0)) return {Kind::kInvalid, rest, 0, 0};
   const uint64_t subcluster = format_.cluster_size() / 32;
   const auto kind_at = [&](uint64_t s) {
     if ((bitmap >> (32 + s) & 1) != 0) return Kind::kZero;
@@ -97,6 +101,11 @@ MappedRun Mapping::classify(const L2Table& table, uint64_t index, uint64_t in_cl
 }
 
 Result<void> Mapping::check(const MappedRun& run, uint64_t guest_offset) const {
+  if (run.kind == MappedRun::Kind::kInvalid)
+    return corruption(
+        file_->name(), tables_.at(l1_index(guest_offset))->host_offset,
+        fmt::format("the L2 entry of guest offset {:#x} has bits that contradict each other or its version",
+                    guest_offset));
   if (run.kind != MappedRun::Kind::kData) return {};
   const uint64_t in_cluster = guest_offset & (format_.cluster_size() - 1);
   const uint64_t cluster = run.host_offset - in_cluster;

@@ -25,7 +25,8 @@ struct L2Table {
 
 // A stretch of guest bytes that is of one kind and, for data, contiguous in the file.
 struct MappedRun {
-  enum class Kind : uint8_t { kUnallocated, kZero, kData, kCompressed };
+  // kInvalid: bits that contradict each other. lookup() refuses it, so nobody else sees it.
+  enum class Kind : uint8_t { kUnallocated, kZero, kData, kCompressed, kInvalid };
   Kind kind = Kind::kUnallocated;
   uint64_t length = 0;            // bytes; for kCompressed within one cluster
   uint64_t host_offset = 0;       // kData: where the first byte is

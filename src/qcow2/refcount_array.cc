@@ -63,7 +63,11 @@ RefcountArray::~RefcountArray() {
 Result<void> RefcountArray::grow(size_t bytes) {
   if (bytes <= size_) return {};
   if (data_ == nullptr) {
-    data_ = reserve(align_up(bytes, kPage));
+    try {
+      data_ = reserve(align_up(bytes, kPage));
+    } catch (const std::bad_alloc&) {
+      return system_error(ENOMEM, "reserving memory for refcounts");
+    }
   } else {
     void* p = ::mremap(data_, align_up(size_, kPage), align_up(bytes, kPage), MREMAP_MAYMOVE);
     if (p == MAP_FAILED) return system_error(errno, "reserving memory for refcounts");

@@ -16,18 +16,26 @@ constexpr uint64_t kMaxFileBytes = uint64_t{1} << 56;  // offsets in tables have
 // cut short leaves blocks behind its end, but 1 TiB behind it (with clusters of 64 KiB) stands what means harm.
 constexpr uint64_t kMaxClustersBehindFile = uint64_t{1} << 24;
 
+// Refcount blocks that count nothing but clusters behind the end of the file: a few may be left where somebody cut free
+// space off, many would be an order to allocate.
+constexpr uint64_t kMaxIdleBlockBytes = uint64_t{64} << 20;
+constexpr uint64_t kMinIdleBlocks = 32;
+
 }  // namespace
 
+void ClusterSet::add_to_word(uint64_t index, uint64_t bits) {
+  const uint64_t chunk = index / kWordsPerChunk;
+  if (chunk >= chunks_.size()) chunks_.resize(chunk + 1);
+  if (!chunks_[chunk]) chunks_[chunk] = std::make_unique<uint64_t[]>(kWordsPerChunk);
+  chunks_[chunk][index % kWordsPerChunk] |= bits;
+}
+
 void ClusterSet::insert(uint64_t first, uint64_t count) {
-  if ((first + count + 63) / 64 > words_.size()) words_.resize((first + count + 63) / 64);
   for (uint64_t c = first; c < first + count;) {
-    if (c % 64 == 0 && first + count - c >= 64) {
-      words_[c / 64] = ~uint64_t{0};
-      c += 64;
-    } else {
-      words_[c / 64] |= uint64_t{1} << (c % 64);
-      ++c;
-    }
+    const uint64_t end = std::min(first + count, (c / 64 + 1) * 64);
+    const uint64_t bits = end - c == 64 ? ~uint64_t{0} : ((uint64_t{1} << (end - c)) - 1) << (c % 64);
+    add_to_word(c / 64, bits);
+    c = end;
   }
 }
 
@@ -71,6 +79,9 @@ Result<Refcounts> Refcounts::open(BlockDevice& file, const Header& header) {
   std::sort(sorted.begin(), sorted.end());
   if (std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end())
     return corruption(file.name(), r.table_offset_, "the refcount table names one refcount block twice");
+  const uint64_t useful_blocks = div_round_up(div_round_up(file_size, r.cluster_size_), r.per_block_);
+  if (r.table_.size() > useful_blocks + std::max(kMinIdleBlocks, kMaxIdleBlockBytes / r.cluster_size_))
+    return bad(r.table_.size() - 1, "counts clusters far behind the end of the file");
   r.block_flags_.resize(r.table_.size());
   for (size_t b = 0; b < r.table_.size(); ++b)
     if (r.table_[b] == 0) r.block_flags_[b] = kLoaded;
@@ -237,18 +248,24 @@ Result<std::pair<uint64_t, uint64_t>> Refcounts::allocate_up_to(uint64_t count) 
 
 ClusterSet Refcounts::used_clusters() const {
   ClusterSet used;
-  const uint64_t clusters = array_.clusters();
-  used.words().resize(div_round_up(clusters, 64));
+  for (size_t b = 0; b < block_flags_.size(); ++b)
+    if (table_[b] != 0 || is_dirty(b)) add_used_clusters(b, used);
+  return used;
+}
+
+void Refcounts::add_used_clusters(size_t block, ClusterSet& used) const {
+  const uint64_t first = block * per_block_;
   if (per_block_ * 2 != cluster_size_) {
-    for (uint64_t c = 0; c < clusters; ++c)
+    for (uint64_t c = first; c < first + per_block_; ++c)
       if (array_.get(c) != 0) used.insert(c);
-    return used;
+    return;
   }
   // The usual width, 16 bits: four counts at a time. A block is a multiple of 64 counts, so no word is cut.
   constexpr uint64_t kOnes = 0x0001000100010001;
   constexpr uint64_t kHighs = 0x8000800080008000;
-  const std::byte* at = array_.bytes().data();
-  for (uint64_t& word : used.words()) {
+  const std::byte* at = array_.bytes().data() + first * 2;
+  for (uint64_t index = first / 64; index < (first + per_block_) / 64; ++index) {
+    uint64_t word = 0;
     for (unsigned i = 0; i < 64; i += 4, at += 8) {
       uint64_t four;
       std::memcpy(&four, at, sizeof four);
@@ -260,8 +277,8 @@ ClusterSet Refcounts::used_clusters() const {
       }
       word |= bits << i;
     }
+    if (word != 0) used.add_to_word(index, word);
   }
-  return used;
 }
 
 Result<void> Refcounts::move_table(uint64_t blocks_needed) {

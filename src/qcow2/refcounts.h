@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
@@ -15,23 +16,33 @@
 
 namespace varve::qcow2 {
 
-// One bit per cluster; bits past the end are 0. Grows on set().
+// One bit per cluster. Memory grows with the parts of the file that have a bit set, not with the highest one: a hostile
+// refcount table may speak of clusters that no disk has.
 class ClusterSet {
  public:
-  bool contains(uint64_t cluster) const {
-    return cluster / 64 < words_.size() && (words_[cluster / 64] >> (cluster % 64) & 1) != 0;
-  }
+  bool contains(uint64_t cluster) const { return (word(cluster / 64) >> (cluster % 64) & 1) != 0; }
   void insert(uint64_t first, uint64_t count = 1);
-  void erase(uint64_t first, uint64_t count) {
-    for (uint64_t c = first; c < first + count && c / 64 < words_.size(); ++c)
-      words_[c / 64] &= ~(uint64_t{1} << (c % 64));
+  // The bits of 64 clusters, from cluster index * 64 on.
+  uint64_t word(uint64_t index) const {
+    const uint64_t chunk = index / kWordsPerChunk;
+    return chunk < chunks_.size() && chunks_[chunk] ? chunks_[chunk][index % kWordsPerChunk] : 0;
   }
-  uint64_t word(uint64_t index) const { return index < words_.size() ? words_[index] : 0; }
-  std::vector<uint64_t>& words() { return words_; }
-  uint64_t capacity() const { return words_.size() * 64; }
+  void add_to_word(uint64_t index, uint64_t bits);
+  // No cluster from here on is in the set.
+  uint64_t capacity() const { return chunks_.size() * kWordsPerChunk * 64; }
+  // Calls visit(index, word) for every word that is not 0, in order.
+  template <typename Visit>
+  void for_each_word(Visit visit) const {
+    for (uint64_t c = 0; c < chunks_.size(); ++c) {
+      if (!chunks_[c]) continue;
+      for (uint64_t w = 0; w < kWordsPerChunk; ++w)
+        if (chunks_[c][w] != 0) visit(c * kWordsPerChunk + w, chunks_[c][w]);
+    }
+  }
 
  private:
-  std::vector<uint64_t> words_;
+  static constexpr uint64_t kWordsPerChunk = 4096;
+  std::vector<std::unique_ptr<uint64_t[]>> chunks_;
 };
 
 class Refcounts {
@@ -108,6 +119,7 @@ class Refcounts {
 
   Refcounts(BlockDevice& file, const Header& header);
   Result<void> load(size_t first_block, size_t last_block);
+  void add_used_clusters(size_t block, ClusterSet& used) const;
   Result<void> ensure_loaded(uint64_t first, uint64_t count);
   Result<void> cover(uint64_t clusters);
   void mark_dirty(uint64_t first, uint64_t count);

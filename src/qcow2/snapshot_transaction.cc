@@ -205,20 +205,19 @@ Result<void> SnapshotTransaction::State::drop_bitmaps() {
 }
 
 std::vector<FileRange> SnapshotTransaction::State::freed_ranges() const {
-  ClusterSet gone = used;
   const ClusterSet now = refcounts.used_clusters();
-  for (uint64_t w = 0; w < gone.words().size(); ++w) gone.words()[w] &= ~now.word(w);
-  for (const auto& [first, count] : replaced) gone.erase(first, count);
+  ClusterSet kept;
+  for (const auto& [first, count] : replaced) kept.insert(first, count);
   std::vector<std::pair<uint64_t, uint64_t>> freed;
-  for (uint64_t w = 0; w < gone.words().size(); ++w) {
-    for (uint64_t left = gone.word(w); left != 0; left &= left - 1) {
+  used.for_each_word([&](uint64_t w, uint64_t bits) {
+    for (uint64_t left = bits & ~now.word(w) & ~kept.word(w); left != 0; left &= left - 1) {
       const uint64_t cluster = w * 64 + static_cast<uint64_t>(__builtin_ctzll(left));
       if (!freed.empty() && freed.back().first + freed.back().second == cluster)
         ++freed.back().second;
       else
         freed.emplace_back(cluster, 1);
     }
-  }
+  });
   return file_ranges(std::move(freed), cluster_size());
 }
 
@@ -296,7 +295,7 @@ Result<void> SnapshotTransaction::revert(size_t index) {
   CHECK(index < s.snapshots.size());
   const Snapshot& snapshot = s.snapshots[index];
   const std::vector<uint64_t> target = TRY(s.read_l1(snapshot));
-  const uint64_t size = snapshot.disk_size.value_or(s.header.size);
+  const uint64_t size = align_down(snapshot.disk_size.value_or(s.header.size), 512);
   const size_t length = std::max<size_t>(target.size(), s.header.l1_entries_for(size));
 
   std::vector<TableReference> gone;

@@ -29,9 +29,9 @@ Result<SnapshotUsage> Image::snapshot_usage(size_t index) {
   usage.referenced_bytes =
       (totals.data_clusters + references.size() + l1_clusters) * cluster_size + totals.compressed_bytes;
   const ClusterSet after = refcounts.used_clusters();
-  for (uint64_t w = 0; w * 64 < before.capacity(); ++w)
-    usage.exclusive_bytes +=
-        static_cast<uint64_t>(__builtin_popcountll(before.word(w) & ~after.word(w))) * cluster_size;
+  before.for_each_word([&](uint64_t w, uint64_t bits) {
+    usage.exclusive_bytes += static_cast<uint64_t>(__builtin_popcountll(bits & ~after.word(w))) * cluster_size;
+  });
   return usage;
 }
 
