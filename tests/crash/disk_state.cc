@@ -57,8 +57,8 @@ Result<DiskState> state_of(const MemoryDevice& file) {
 }
 
 std::ostream& operator<<(std::ostream& out, const DiskState& state) {
-  out << fmt::format("disk of {} bytes with contents {:x}, {} bitmaps ({:x})", state.size, state.contents,
-                     state.bitmaps, state.bitmap_contents);
+  out << fmt::format("disk of {} bytes with contents {:x}, {} bitmaps ({:x}), machine states {:x}", state.size,
+                     state.contents, state.bitmaps, state.bitmap_contents, state.machine_states);
   for (const PointState& p : state.snapshots)
     out << fmt::format("; snapshot {} '{}' of {} bytes with contents {:x}", p.id, p.name, p.size, p.contents);
   return out;
@@ -81,6 +81,7 @@ std::optional<DiskState> clean_state(const MemoryDevice& file, std::span<const s
   }
   state->bitmaps = scan.bitmaps;
   state->bitmap_contents = scan.bitmap_contents;
+  state->machine_states = scan.machine_states;
   return *state;
 }
 

@@ -34,6 +34,7 @@ struct DiskState {
   std::vector<PointState> snapshots;
   uint64_t bitmaps = 0;
   uint64_t bitmap_contents = 0;
+  uint64_t machine_states = 0;
   bool operator==(const DiskState&) const = default;
 };
 std::ostream& operator<<(std::ostream& out, const DiskState& state);
@@ -42,7 +43,7 @@ uint64_t hash_of(std::span<const std::byte> bytes);
 std::vector<std::byte> whole_contents(BlockDevice& device);
 Result<uint64_t> hash_of(BlockDevice& device);
 
-// Through the open image; bitmaps are left out.
+// Through the open image; without bitmaps and machine states.
 Result<DiskState> state_of(qcow2::Image& image);
 // Through a fresh open for writing of a copy. The file itself is not touched.
 Result<DiskState> state_of(const MemoryDevice& file);

@@ -235,6 +235,10 @@ std::vector<ImageShape> make_shapes() {
                           return image.snapshot("-d", "one").load();
                         },
                     .is_right = [](const Qcow2Scan& s) { return s.copied_in_snapshots > 0; }});
+  shapes.push_back({.name = "machine_state",
+                    .needs_qemu = false,
+                    .make = [](const TempDir&) { return load_file(VARVE_CORPUS_DIR "/qcow2/machine_state"); },
+                    .is_right = [](const Qcow2Scan& s) { return s.machine_states != 0; }});
   shapes.push_back(
       {.name = "full_refcount_block",
        .needs_qemu = false,

@@ -172,6 +172,7 @@ class Scanner {
         active_tables_.insert(table);
       }
       if (!tables_.insert(table).second) ++result_.shared_tables;
+      table_guest_ = i * (cluster_ / (extended_ ? 16 : 8)) * cluster_;
       walk_l2(table, active, place);
     }
   }
@@ -206,6 +207,8 @@ class Scanner {
         check_copied(entry, offset, place);
       else if ((entry & kCopied) != 0 && !active_tables_.contains(table))
         ++result_.copied_in_snapshots;
+      if (!active && table_guest_ + (at - table) / step * cluster_ >= disk_end_)
+        hash(result_.machine_states, offset, cluster_);
     }
   }
 
@@ -218,6 +221,7 @@ class Scanner {
     for (uint64_t i = 0; i < count; ++i) {
       if (at + 40 > file_.size()) return error("snapshot {} lies behind the end of the file", i);
       const std::string what = fmt::format("snapshot {}, L1 entry", i);
+      disk_end_ = u32(at + 36) >= 16 ? u64(at + 48) : ~0ull;
       walk_l1(u64(at), u32(at + 8), false, what);
       at += 40 + u32(at + 36) + u16(at + 12) + u16(at + 14);
       at = (at + 7) / 8 * 8;
@@ -237,23 +241,24 @@ class Scanner {
       const uint64_t table = u64(at);
       const uint64_t entries = u32(at + 8);
       const uint64_t tail = u16(at + 18) + u32(at + 20);
-      hash(at + 8, 16 + tail);
+      hash(result_.bitmap_contents, at + 8, 16 + tail);
       const Place place{"table of bitmap", i};
       if (aligned(table, place) && reference(table, entries * 8, place)) {
         for (uint64_t k = 0; k < entries; ++k) {
           const uint64_t entry = u64(table + k * 8);
           const uint64_t offset = entry & kOffset;
-          if (offset != 0 && aligned(offset, place) && reference(offset, cluster_, place)) hash(offset, cluster_);
-          if (offset == 0) mix(entry);
+          if (offset != 0 && aligned(offset, place) && reference(offset, cluster_, place))
+            hash(result_.bitmap_contents, offset, cluster_);
+          if (offset == 0) mix(result_.bitmap_contents, entry);
         }
       }
       at = (at + 24 + tail + 7) / 8 * 8;
     }
   }
-  void hash(uint64_t at, uint64_t length) {
-    for (uint64_t i = at; i < at + length; ++i) mix(number(i, 1));
+  void hash(uint64_t& sum, uint64_t at, uint64_t length) const {
+    for (uint64_t i = at; i < at + length; ++i) mix(sum, number(i, 1));
   }
-  void mix(uint64_t value) { result_.bitmap_contents = (result_.bitmap_contents ^ value) * 0x100000001b3ull + 1; }
+  static void mix(uint64_t& sum, uint64_t value) { sum = (sum ^ value) * 0x100000001b3ull + 1; }
 
   void compare() {
     for (uint64_t c = 0; c < expected_.size(); ++c) {
@@ -279,6 +284,8 @@ class Scanner {
   unsigned refcount_bits_ = 16;
   bool extended_ = false;
   uint64_t autoclear_ = 0;
+  uint64_t table_guest_ = 0;        // the guest offset that the table being walked begins at
+  uint64_t disk_end_ = ~0ull;       // of the snapshot being walked; behind it lies its machine state
   uint64_t bitmaps_extension_ = 0;  // where its data lies
   std::vector<uint64_t> expected_;  // references, by cluster
   std::vector<uint64_t> stored_;    // refcounts, by cluster

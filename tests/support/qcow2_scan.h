@@ -29,6 +29,7 @@ struct Qcow2Scan {
   uint64_t copied_in_snapshots = 0;  // COPIED flags in L2 tables that only snapshots use: nobody keeps them true
   uint64_t bitmaps = 0;              // that the header promises to be consistent
   uint64_t bitmap_contents = 0;      // a hash of the bitmap directory and all that it refers to
+  uint64_t machine_states = 0;       // a hash of what snapshots hold behind the end of the disk
 };
 
 Qcow2Scan scan_qcow2(std::span<const std::byte> file);
