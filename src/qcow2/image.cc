@@ -173,7 +173,9 @@ Result<std::unique_ptr<BlockDevice>> Image::open_snapshot(size_t index) {
 Result<void> Image::read_at(uint64_t offset, std::span<std::byte> buffer) {
   TRY(check_range(name(), offset, buffer.size(), state_->header.size));
   TRY(check_readable(state_->header, name()));
-  const std::shared_lock io(state_->io_lock);
+  // A read-only image gives no cluster away: without the lock, a chain of images holds none on its way down.
+  std::shared_lock<std::shared_mutex> io(state_->io_lock, std::defer_lock);
+  if (state_->writer) io.lock();
   return state_->reader->read(*state_->mapping, &state_->metadata_lock, state_->backing.get(), offset, buffer);
 }
 

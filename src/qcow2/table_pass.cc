@@ -51,11 +51,11 @@ Result<void> TablePass::read_batch(std::span<const TableReference> references, B
     while (end < references.size() && references[end].host_offset == references[end - 1].host_offset + cluster_size)
       ++end;
     const uint64_t last = references[end - 1].host_offset;
-    if (last + cluster_size > file_size)
+    if (last >= file_size)
       return corruption(file_.name(), last,
                         fmt::format("L2 table at offset {:#x} lies outside of the file of {} bytes", last, file_size));
     const auto piece = std::span(batch).subspan(i * words_per_table(), (end - i) * words_per_table());
-    TRY(file_.read_at(references[i].host_offset, std::as_writable_bytes(piece)));
+    TRY(read_padded(file_, references[i].host_offset, std::as_writable_bytes(piece)));
     i = end;
   }
   return {};
