@@ -62,6 +62,9 @@ class BlockDevice {
   virtual Result<void> write_zeroes(uint64_t offset, uint64_t length, ZeroMode mode) = 0;
   virtual Result<void> discard(uint64_t offset, uint64_t length) = 0;
   virtual Result<void> flush() = 0;
+  // A hint: what was written here should be on its way to the disk while the caller goes on, so that the flush to come
+  // finds less to wait for. Promises nothing, and says nothing of errors: those come with the flush.
+  virtual void start_write_back(uint64_t /*offset*/, uint64_t /*length*/) {}
   virtual Result<uint64_t> size() = 0;
   virtual Result<void> resize(uint64_t new_size) = 0;
   // Extents that cover exactly [offset, offset+length) clipped to size(), in order, neighbours of one kind merged.

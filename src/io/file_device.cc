@@ -161,6 +161,12 @@ Result<void> FileDevice::write_at(uint64_t offset, std::span<const std::byte> da
   return {};
 }
 
+void FileDevice::start_write_back(uint64_t offset, uint64_t length) {
+  if (offset > kMaxOffset || length > kMaxOffset - offset) return;
+  // Waits for nothing, and so takes no error away from the flush.
+  (void)::sync_file_range(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(length), SYNC_FILE_RANGE_WRITE);
+}
+
 Result<void> FileDevice::write_zero_bytes(uint64_t offset, uint64_t length) {
   static constexpr std::array<std::byte, kZeroBufferSize> kZeroes{};
   while (length > 0) {

@@ -28,6 +28,7 @@ class FileDevice final : public BlockDevice {
   Result<void> write_zeroes(uint64_t offset, uint64_t length, ZeroMode mode) override;
   Result<void> discard(uint64_t offset, uint64_t length) override;
   Result<void> flush() override;  // fdatasync
+  void start_write_back(uint64_t offset, uint64_t length) override;
   // Like flush, and the inode's times too (fsync): the journal recognises an image that was touched by its mtime.
   Result<void> sync_all();
   Result<uint64_t> size() override;

@@ -21,6 +21,8 @@ constexpr uint64_t kMaxClustersBehindFile = uint64_t{1} << 24;
 constexpr uint64_t kMaxIdleBlockBytes = uint64_t{64} << 20;
 constexpr uint64_t kMinIdleBlocks = 32;
 
+constexpr uint64_t kWriteBytes = uint64_t{4} << 20;  // of neighbouring blocks at a time
+
 }  // namespace
 
 void ClusterSet::add_to_word(uint64_t index, uint64_t bits) {
@@ -353,9 +355,12 @@ Result<void> Refcounts::write_dirty_blocks() {
       continue;
     }
     size_t end = b + 1;
-    while (end < block_flags_.size() && is_dirty(end) && table_[end] == table_[end - 1] + cluster_size_) ++end;
+    while (end < block_flags_.size() && (end - b) * cluster_size_ < kWriteBytes && is_dirty(end) &&
+           table_[end] == table_[end - 1] + cluster_size_)
+      ++end;
     CHECK(table_[b] != 0);
     TRY(file_->write_at(table_[b], array_.bytes().subspan(b * cluster_size_, (end - b) * cluster_size_)));
+    if ((end - b) * cluster_size_ >= kWriteBytes) file_->start_write_back(table_[b], (end - b) * cluster_size_);
     for (; b < end; ++b) mark_clean(b);
   }
   return {};

@@ -55,7 +55,7 @@ Result<void> TablePass::read_batch(std::span<const TableReference> references, B
       return corruption(file_.name(), last,
                         fmt::format("L2 table at offset {:#x} lies outside of the file of {} bytes", last, file_size));
     const auto piece = std::span(batch).subspan(i * words_per_table(), (end - i) * words_per_table());
-    TRY(read_padded(file_, references[i].host_offset, std::as_writable_bytes(piece)));
+    TRY(read_padded(file_, references[i].host_offset, std::as_writable_bytes(piece)));  // the last may be cut
     i = end;
   }
   return {};
@@ -139,9 +139,13 @@ Result<void> TablePass::write_marked(Batch& batch, std::span<const uint8_t> mark
   for (size_t k = 0; k < origin.size(); ++k) new_offsets[origin[k]] = (first + k) << format_.cluster_bits;
   TRY(finish_writing());  // one write at a time, in order
   std::swap(batch, writing_batch_);
-  writing_ = std::async(std::launch::async, [this, first, bytes = origin.size() << format_.cluster_bits] {
-    return file_.write_at(first << format_.cluster_bits, std::as_bytes(std::span(writing_batch_)).first(bytes));
-  });
+  writing_ = std::async(
+      std::launch::async,
+      [this, offset = first << format_.cluster_bits, bytes = origin.size() << format_.cluster_bits]() -> Result<void> {
+        TRY(file_.write_at(offset, std::as_bytes(std::span(writing_batch_)).first(bytes)));
+        file_.start_write_back(offset, bytes);
+        return {};
+      });
   return {};
 }
 
