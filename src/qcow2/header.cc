@@ -140,6 +140,14 @@ Result<BitmapsExtension> parse_bitmaps(BlockDevice& file, uint64_t at, std::span
   return ext;
 }
 
+std::vector<std::byte> serialize_bitmaps(const BitmapsExtension& ext) {
+  std::vector<std::byte> data(24);
+  store_be<uint32_t>(&data[0], ext.nb_bitmaps);
+  store_be<uint64_t>(&data[8], ext.directory_size);
+  store_be<uint64_t>(&data[16], ext.directory_offset);
+  return data;
+}
+
 struct ParsedExtensions {
   std::vector<std::byte> feature_names;
 };
@@ -281,6 +289,8 @@ Result<Header> read_header(BlockDevice& file) {
 
   std::vector<std::byte> cluster(h.cluster_size());
   TRY(file.read_at(0, std::span(cluster).first(std::min<uint64_t>(file_size, cluster.size()))));
+  if (h.header_length > sizeof raw)
+    h.unknown_fields.assign(cluster.begin() + sizeof raw, cluster.begin() + h.header_length);
   const uint64_t backing_offset = raw.backing_file_offset;
   if (backing_offset > h.cluster_size())
     return corrupt(file, 8,
@@ -308,8 +318,10 @@ Result<Header> read_header(BlockDevice& file) {
   return h;
 }
 
-Result<std::vector<std::byte>> serialize_header(const Header& h) {
-  std::vector<std::byte> out(h.cluster_size());
+Result<SerializedHeader> serialize_header(const Header& h, uint64_t backing_name_at) {
+  SerializedHeader result;
+  std::vector<std::byte>& out = result.cluster;
+  out.resize(h.cluster_size());
   RawHeader raw{};
   raw.magic = kMagic;
   raw.version = h.version;
@@ -326,7 +338,9 @@ Result<std::vector<std::byte>> serialize_header(const Header& h) {
   raw.compatible_features = h.compatible_features;
   raw.autoclear_features = h.autoclear_features;
   raw.refcount_order = h.refcount_order;
-  raw.header_length = h.version == 2 ? kV2Length : uint32_t{sizeof raw};
+  const uint64_t known_length = h.version == 2 ? kV2Length : uint64_t{sizeof raw};
+  const uint64_t unknown_bytes = h.version == 2 ? 0 : h.unknown_fields.size();
+  raw.header_length = static_cast<uint32_t>(known_length + unknown_bytes);
   raw.compression_type = static_cast<uint8_t>(h.compression_type);
   uint64_t at = raw.header_length;
 
@@ -344,14 +358,20 @@ Result<std::vector<std::byte>> serialize_header(const Header& h) {
 
   if (h.backing_format) TRY(put(kExtensionBackingFormat, bytes_of(*h.backing_format)));
   if (h.data_file) TRY(put(kExtensionDataFile, bytes_of(*h.data_file)));
+  for (const HeaderExtension& e : h.extensions)
+    if (e.type == kExtensionCrypto) TRY(put(e.type, e.data));
+  std::vector<std::pair<uint32_t, std::vector<std::byte>>> rest;
+  if (h.bitmaps) rest.emplace_back(kExtensionBitmaps, serialize_bitmaps(*h.bitmaps));
+  uint64_t rest_bytes = 0;
   for (const HeaderExtension& e : h.extensions) {
     const bool rebuilt = e.type == kExtensionBackingFormat || e.type == kExtensionDataFile ||
-                         e.type == kExtensionFeatureNames || (e.type == kExtensionBitmaps && !h.bitmaps);
-    if (!rebuilt) TRY(put(e.type, e.data));
+                         e.type == kExtensionCrypto || e.type == kExtensionFeatureNames || e.type == kExtensionBitmaps;
+    if (!rebuilt) rest.emplace_back(e.type, e.data);
   }
+  for (const auto& [type, data] : rest) rest_bytes += 8 + align_up(data.size(), 8);
   const uint64_t name_bytes = h.backing_file ? h.backing_file->size() : 0;
   // The feature names are a courtesy to older programs; in tiny clusters they give way, as QEMU's do.
-  if (h.version >= 3 && fits(8 + kFeatureNames.size() * kFeatureNameEntry + name_bytes)) {
+  if (h.version >= 3 && fits(8 + kFeatureNames.size() * kFeatureNameEntry + rest_bytes + name_bytes)) {
     std::vector<std::byte> table(kFeatureNames.size() * kFeatureNameEntry);
     for (size_t i = 0; i < kFeatureNames.size(); ++i) {
       std::byte* entry = &table[i * kFeatureNameEntry];
@@ -361,17 +381,23 @@ Result<std::vector<std::byte>> serialize_header(const Header& h) {
     }
     TRY(put(kExtensionFeatureNames, table));
   }
+  for (const auto& [type, data] : rest) TRY(put(type, data));
   at += 8;  // end of extensions: type 0, length 0
+  result.extensions_end = at;
   if (h.backing_file) {
+    at = std::max(at, backing_name_at);
     if (name_bytes > kMaxBackingNameBytes || at + name_bytes > out.size())
       return make_error(ErrorKind::kInvalidArgument,
                         fmt::format("backing file name of {} bytes does not fit into the header", name_bytes));
     std::memcpy(&out[at], h.backing_file->data(), name_bytes);
     raw.backing_file_offset = at;
     raw.backing_file_size = static_cast<uint32_t>(name_bytes);
+    at += name_bytes;
   }
-  std::memcpy(out.data(), &raw, raw.header_length);
-  return out;
+  result.end = at;
+  std::memcpy(out.data(), &raw, known_length);
+  if (unknown_bytes != 0) std::memcpy(&out[known_length], h.unknown_fields.data(), unknown_bytes);
+  return result;
 }
 
 void patch_header_sector(const Header& h, std::span<std::byte, kHeaderSectorSize> sector) {

@@ -88,6 +88,7 @@ struct Header {
   std::optional<std::string> data_file;
   std::optional<BitmapsExtension> bitmaps;  // present only where the autoclear bit says that it can be trusted
   std::vector<HeaderExtension> extensions;  // all, in order, as found
+  std::vector<std::byte> unknown_fields;    // of the fixed part, behind those that this version knows
 
   uint64_t cluster_size() const { return uint64_t{1} << cluster_bits; }
   bool has_extended_l2() const { return (incompatible_features & kIncompatExtendedL2) != 0; }
@@ -110,9 +111,17 @@ struct Header {
 // not errors here: who wants to write asks for them.
 Result<Header> read_header(BlockDevice& file);
 
-// The first cluster's contents for `header`: fixed part, extensions (rebuilt from the optional fields, unknown ones
-// kept), backing file name. kInvalidArgument where they do not fit into one cluster.
-Result<std::vector<std::byte>> serialize_header(const Header& header);
+// The first cluster's contents for a header: fixed part, extensions (rebuilt from the optional fields, unknown ones
+// kept), backing file name.
+struct SerializedHeader {
+  std::vector<std::byte> cluster;
+  uint64_t extensions_end = 0;  // behind the end marker
+  uint64_t end = 0;             // behind the backing file name
+};
+
+// The backing file name comes at `backing_name_at`, or behind the extensions where they reach further. kInvalidArgument
+// where all of it does not fit into one cluster.
+Result<SerializedHeader> serialize_header(const Header& header, uint64_t backing_name_at = 0);
 
 // Puts the fields that a snapshot commit may change (size, l1, refcount table, snapshots, autoclear features) into a
 // copy of the present first sector; every other byte stays.

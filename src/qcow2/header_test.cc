@@ -151,9 +151,10 @@ TEST(Header, UnknownExtensionsAreKeptInOrderWhenTheHeaderIsWrittenAgain) {
   ASSERT_EQ(header.extensions.size(), 3u);
   const auto again = serialize_header(header);
   ASSERT_TRUE(again) << again.error().message;
-  ASSERT_TRUE(file->write_at(0, *again));
-  const Header reread = good_header(*file);
-  ASSERT_GE(reread.extensions.size(), 3u);
+  ASSERT_TRUE(file->write_at(0, again->cluster));
+  Header reread = good_header(*file);
+  std::erase_if(reread.extensions, [](const HeaderExtension& e) { return e.type == kExtensionFeatureNames; });
+  ASSERT_EQ(reread.extensions.size(), 3u);
   for (size_t i = 0; i < 3; ++i) {
     EXPECT_EQ(reread.extensions[i].type, header.extensions[i].type);
     EXPECT_EQ(reread.extensions[i].data, header.extensions[i].data);

@@ -7,6 +7,7 @@
 
 #include "base/checked.h"
 #include "qcow2/corruption.h"
+#include "qcow2/header_update.h"
 #include "qcow2/image_state.h"
 
 namespace varve::qcow2 {
@@ -144,6 +145,22 @@ const std::vector<Snapshot>& Image::snapshots() const {
 BlockDevice& Image::file() {
   return *state_->file;
 }
+
+Result<void> Image::update_header(const Header& header) {
+  if (!state_->writer) return read_only(name());
+  TRY(flush());
+  const std::unique_lock io(state_->io_lock);
+  const std::lock_guard lock(state_->metadata_lock);
+  const auto update = [&]() -> Result<void> {
+    TRY(replace_header(*state_->file, header));
+    TRY(state_->load());
+    return state_->writer->reload_refcounts();
+  };
+  auto result = update();
+  if (!result) state_->writer->give_up();
+  return result;
+}
+
 const std::string& Image::name() const {
   return state_->file->name();
 }

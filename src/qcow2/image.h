@@ -56,6 +56,10 @@ class Image final : public BlockDevice {
   const Header& header() const;
   const std::vector<Snapshot>& snapshots() const;
   BlockDevice& file();
+  // Writes the header anew, as `header` says (header_update.h), after everything that is pending. Fields that say where
+  // tables are have to be the present ones, unless the caller has made others durable. kPermission where the image is
+  // not open for writing.
+  Result<void> update_header(const Header& header);
 
   // A read-only device that shows the disk as it was in snapshots()[index] (its own size, the same backing). Must not
   // outlive the image; valid until the next snapshot commit.

@@ -118,7 +118,7 @@ Result<void> Image::create(BlockDevice& file, const CreateOptions& o) {
   h.refcount_table_offset = h.cluster_size();
   h.refcount_table_clusters = static_cast<uint32_t>(p.table_clusters);
   h.l1_table_offset = l1_entries == 0 ? 0 : p.first_l1() * h.cluster_size();
-  const std::vector<std::byte> header_cluster = TRY(serialize_header(h));
+  const std::vector<std::byte> header_cluster = TRY(serialize_header(h)).cluster;
 
   TRY(file.resize(0));
   std::vector<be64> table(p.table_clusters * h.cluster_size() / 8);

@@ -1,0 +1,64 @@
+#include "qcow2/header_update.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/checked.h"
+#include "base/endian.h"
+#include "qcow2/padded_read.h"
+
+namespace varve::qcow2 {
+namespace {
+
+// Where the bytes end that the header in `cluster` needs: extensions and backing file name.
+uint64_t end_of_header(std::span<const std::byte> cluster, uint64_t header_length) {
+  const auto name_at = load_be<uint64_t>(&cluster[8]);
+  const auto name_size = load_be<uint32_t>(&cluster[16]);
+  const uint64_t limit = name_at != 0 ? name_at : cluster.size();
+  uint64_t at = header_length;
+  while (at + 8 <= limit && load_be<uint32_t>(&cluster[at]) != kExtensionEnd)
+    at = align_up(at + 8 + load_be<uint32_t>(&cluster[at + 4]), 8);
+  return std::min<uint64_t>(std::max(at + 8, name_at + name_size), cluster.size());
+}
+
+// The new header's bytes behind the first sector can be written while the old header is the header. What lies between
+// its extensions and its name belongs to nobody, and stays.
+bool spares_the_old(SerializedHeader& next, std::span<const std::byte> now, uint64_t old_end) {
+  const uint64_t name_at = std::max<uint64_t>(load_be<uint64_t>(&next.cluster[8]), next.extensions_end);
+  for (uint64_t at = std::max<uint64_t>(next.extensions_end, kHeaderSectorSize); at < name_at; ++at)
+    next.cluster[at] = now[at];
+  const uint64_t both = std::min(next.end, old_end);
+  return both <= kHeaderSectorSize ||
+         std::equal(&next.cluster[kHeaderSectorSize], &next.cluster[0] + both, &now[kHeaderSectorSize]);
+}
+
+}  // namespace
+
+Result<void> replace_header(BlockDevice& file, const Header& header) {
+  const Header old_header = TRY(read_header(file));
+  std::vector<std::byte> now(header.cluster_size());
+  TRY(read_padded(file, 0, now));
+  const uint64_t old_end = end_of_header(now, old_header.header_length);
+
+  SerializedHeader next = TRY(serialize_header(header));
+  bool in_order = spares_the_old(next, now, old_end);
+  if (!in_order) {  // the new name would lie on the old one
+    auto beside = serialize_header(header, align_up(std::max<uint64_t>(old_end, kHeaderSectorSize), 8));
+    if (beside && spares_the_old(*beside, now, old_end)) {
+      next = std::move(*beside);
+      in_order = true;
+    }
+  }
+  const auto bytes = std::span<const std::byte>(next.cluster).first(std::max<uint64_t>(next.end, kHeaderSectorSize));
+  TRY(file.flush());  // whatever the new header names | the header
+  if (in_order && bytes.size() > kHeaderSectorSize) {
+    TRY(file.write_at(kHeaderSectorSize, bytes.subspan(kHeaderSectorSize)));
+    TRY(file.flush());  // the end of the header | the sector that makes it the header
+    TRY(file.write_at(0, bytes.first(kHeaderSectorSize)));
+  } else {
+    TRY(file.write_at(0, bytes));
+  }
+  return file.flush();
+}
+
+}  // namespace varve::qcow2
