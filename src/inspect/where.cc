@@ -9,7 +9,7 @@
 
 #include "disk/internal_disk.h"
 #include "disk/snapshot_disks.h"
-#include "inspect/backing_files.h"
+#include "disk/backing_files.h"
 
 namespace varve {
 

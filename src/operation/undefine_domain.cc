@@ -8,39 +8,11 @@
 
 #include "operation/disk_selection.h"
 #include "operation/metadata_edit.h"
+#include "operation/other_domains.h"
 
 namespace varve {
 
 namespace {
-
-// Every image that some other domain needs: as a disk today, as the backing file that its definition records, or as a
-// disk of one of its snapshots.
-std::set<std::string> images_of_others(const Host& host, const std::string& domain, Preflight& preflight) {
-  std::set<std::string> images;
-  const auto add = [&](const DomainDocument& definition) {
-    for (const Disk& disk : definition.disks()) {
-      std::vector<std::string> paths = disk.backing_files;
-      if (disk.is_local_file() && !disk.source.empty()) paths.push_back(disk.source);
-      for (const std::string& path : paths) {
-        if (const auto resolved = host.layout().resolve(path)) images.insert(*resolved);
-      }
-    }
-  };
-  const auto listing = preflight.accept(host.definitions().list());
-  if (!listing) return images;
-  for (const DomainDocument& other : listing->domains) {
-    if (other.name() == domain) continue;
-    add(other);
-    const auto names = host.metadata().names(other.name());
-    if (!names) continue;
-    for (const std::string& name : *names) {
-      const auto snapshot = host.metadata().load(other.name(), name);
-      if (!snapshot) continue;
-      if (const auto then = snapshot->domain()) add(*then);
-    }
-  }
-  return images;
-}
 
 class Undefining {
  public:
@@ -73,10 +45,11 @@ void Undefining::check_unused(const Disk& disk, const std::string& host_path) {
 }
 
 void Undefining::remove_storage() {
-  const std::set<std::string> others = images_of_others(host_, request_.domain, preflight_);
+  const auto others = preflight_.accept(images_of_other_domains(host_, request_.domain));
+  if (!others) return;
   for (const Disk& disk : definition_.disks()) {
     if (disk.source.empty()) continue;
-    const auto keep = [&](const char* why) {
+    const auto keep = [&](const std::string& why) {
       operation_.plan().notes.push_back(fmt::format("disk {}: {} stays, {}", disk.target, disk.source, why));
     };
     if (disk.source_type != DiskSourceType::kFile) {
@@ -91,8 +64,9 @@ void Undefining::remove_storage() {
       keep("it is read-only");
     } else if (disk.shareable) {
       keep("it is shareable");
-    } else if (others.contains(*path)) {
-      keep("another domain uses it");
+    } else if (const auto need = others->find(*path); need != others->end()) {
+      keep(need->second.is_backing ? fmt::format("domain '{}' needs it as a backing file", need->second.domain)
+                                   : fmt::format("domain '{}' uses it", need->second.domain));
     } else if (removed_.insert(disk.source).second) {
       check_unused(disk, *path);
       operation_.remove_image(disk.source);

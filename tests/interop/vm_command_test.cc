@@ -150,10 +150,40 @@ TEST_F(VmCommandTest, UndefineWithStorageRemovesTheDisksThatNobodyElseUses) {
   host_.varve_ok({"snapshot", "create", "vm", "a"});
   const auto done = host_.varve({"vm", "undefine", "vm", "--snapshots", "--storage"});
   EXPECT_EQ(done.exit_code, 0) << done.err;
-  EXPECT_THAT(done.err, HasSubstr("vm-2.qcow2 stays, another domain uses it"));
+  EXPECT_THAT(done.err, HasSubstr("vm-2.qcow2 stays, domain 'other' uses it"));
   EXPECT_FALSE(std::filesystem::exists(host_.image("vm.qcow2")));
   EXPECT_THAT(host_.points("vm-2.qcow2"), IsEmpty());
   EXPECT_THAT(host_.varve_json({"vm", "list"})[0]["name"], "other");
+}
+
+TEST_F(VmCommandTest, UndefineWithStorageKeepsWhatOtherDomainsHaveAsBackingFile) {
+  host_.make_domain("vm", 1);
+  const auto overlay = [&](const std::string& file, const std::string& below) {
+    test::run_ok({"qemu-img", "create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", host_.image(file)});
+  };
+  overlay("middle.qcow2", "vm.qcow2");
+  overlay("top.qcow2", "middle.qcow2");
+  host_.varve_ok({"vm", "create", "other", "--disk", "/var/lib/libvirt/images/top.qcow2"});
+  // Also while the other one runs.
+  test::BackgroundProcess user({"qemu-io", "-f", "qcow2", host_.image("top.qcow2")});
+  user.write("write 0 64k\n");
+  ASSERT_TRUE(user.wait_for("wrote 65536"));
+  const auto done = host_.varve({"vm", "undefine", "vm", "--storage"});
+  EXPECT_EQ(done.exit_code, 0) << done.err;
+  EXPECT_THAT(done.err, HasSubstr("vm.qcow2 stays, domain 'other' needs it as a backing file"));
+  EXPECT_TRUE(std::filesystem::exists(host_.image("vm.qcow2")));
+}
+
+TEST_F(VmCommandTest, UndefineWithStorageRefusesWhileItCannotTellWhatOthersNeed) {
+  host_.make_domain("vm", 1);
+  host_.make_domain("other", 1);
+  std::filesystem::resize_file(host_.definition("other"), 500);
+  const auto before = host_.contents();
+  const auto refused = host_.varve({"vm", "undefine", "vm", "--storage"});
+  EXPECT_EQ(refused.exit_code, 3) << refused.err;
+  EXPECT_THAT(refused.err, HasSubstr("other.xml"));
+  EXPECT_THAT(refused.err, HasSubstr("without `--storage`"));
+  EXPECT_EQ(host_.contents(), before);
 }
 
 TEST_F(VmCommandTest, UndefineWithStorageRefusesWhileADiskIsInUse) {

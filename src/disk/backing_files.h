@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "io/image_lock.h"
 #include "qcow2/header.h"
 #include "store/layout.h"
 
@@ -21,7 +22,8 @@ struct BackingFiles {
   std::string problem;             // why the chain could not be followed to its end; empty: it could
 };
 
-// `image_path` is the root path of the image that `header` belongs to.
-BackingFiles backing_files(const Layout& layout, const std::string& image_path, const qcow2::Header& header);
+// `image_path` is the root path of the image that `header` belongs to. Headers below it are read under `lock`.
+BackingFiles backing_files(const Layout& layout, const std::string& image_path, const qcow2::Header& header,
+                           LockRequest lock = LockRequest::backing_reader());
 
 }  // namespace varve

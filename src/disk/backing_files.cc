@@ -1,4 +1,4 @@
-#include "inspect/backing_files.h"
+#include "disk/backing_files.h"
 
 #include <fmt/format.h>
 
@@ -28,7 +28,8 @@ bool is_protocol(const std::string& name) {
 
 }  // namespace
 
-BackingFiles backing_files(const Layout& layout, const std::string& image_path, const qcow2::Header& header) {
+BackingFiles backing_files(const Layout& layout, const std::string& image_path, const qcow2::Header& header,
+                           LockRequest lock) {
   BackingFiles chain;
   std::set<std::string> seen = {image_path};
   std::string path = image_path;
@@ -62,7 +63,7 @@ BackingFiles backing_files(const Layout& layout, const std::string& image_path, 
       return chain;
     }
     if (file.format != "qcow2") return chain;
-    auto device = FileDevice::open(*host_path, Access::kReadOnly, LockRequest::raw_reader());
+    auto device = FileDevice::open(*host_path, Access::kReadOnly, lock);
     auto next = device ? qcow2::read_header(**device) : Result<qcow2::Header>(std::move(device).error());
     if (!next) {
       chain.problem = next.error().message;
