@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -12,6 +13,7 @@
 #include "cli/local_host.h"
 #include "cli/text_table.h"
 #include "inspect/where.h"
+#include "operation/preflight.h"
 
 namespace varve::cli {
 
@@ -43,11 +45,30 @@ json files_json(const std::vector<FileLocation>& files) {
   return result;
 }
 
+// An image is not always a file that could be looked for.
+json image_json(const DiskLocation& disk) {
+  json result = file_json(disk.image);
+  if (!disk.is_path()) result["exists"] = nullptr;
+  return result;
+}
+
+std::string shown_image(const DiskLocation& disk, const std::string& addition) {
+  if (disk.image.path.empty()) return "empty";
+  if (!disk.is_path()) return disk.image.shown_path + addition + ", which is no file of this host";
+  return disk.image.shown_path + addition + (disk.image.exists ? "" : "   MISSING");
+}
+
+// True, false, or null where nobody can tell now.
+json completeness(const std::vector<std::string>& missing, const std::vector<std::string>& hidden) {
+  if (!missing.empty()) return false;
+  return hidden.empty() ? json(true) : json();
+}
+
 json disk_json(const DiskLocation& disk) {
   json result = {{"target", disk.target},
                  {"mode", name_of(disk.mode)},
                  {"format", disk.format},
-                 {"image", file_json(disk.image)},
+                 {"image", image_json(disk)},
                  {"moved_from", disk.moved_from.empty() ? json() : json(disk.moved_from)},
                  {"backing_chain", files_json(disk.backing_chain)},
                  {"problem", disk.problem.empty() ? json() : json(disk.problem)},
@@ -72,8 +93,9 @@ json snapshot_json(const std::string& domain, const SnapshotLocation& location) 
           {"creation_time", location.summary.creation_time},
           {"state", name_of(location.summary.state)},
           {"current", location.summary.current},
-          {"complete", location.is_complete()},
+          {"complete", completeness(location.missing, location.hidden)},
           {"missing", location.missing},
+          {"hidden", location.hidden},
           {"metadata", file_json(location.metadata)},
           {"definition", location.definition ? file_json(*location.definition) : json()},
           {"definition_in_metadata", location.holds_definition},
@@ -90,9 +112,9 @@ void describe_disk(std::string& out, const DiskLocation& disk) {
     return;
   }
   if (disk.mode == SnapshotMode::kInternal) {
-    entry(out, label, "inside of " + with_presence(disk.image));
+    entry(out, label, "inside of " + shown_image(disk, ""));
   } else {
-    entry(out, label, fmt::format("{} ({})", with_presence(disk.image), name_of(disk.mode)));
+    entry(out, label, shown_image(disk, fmt::format(" ({})", name_of(disk.mode))));
   }
   if (!disk.moved_from.empty()) more(out, fmt::format("(it was {} then)", disk.moved_from));
   if (disk.point) {
@@ -119,7 +141,9 @@ Result<ExitCode> show_snapshot_location(Context& context, const std::string& dom
   std::string out =
       fmt::format("Snapshot '{}' of '{}', {}{}: {}\n\n", visible(location.summary.name), visible(domain),
                   local_time(location.summary.creation_time), location.summary.current ? ", the current one" : "",
-                  location.is_complete() ? "complete" : "NOT COMPLETE");
+                  location.is_complete()     ? "complete"
+                  : location.missing.empty() ? "complete as far as can be told now"
+                                             : "NOT COMPLETE");
   entry(out, "metadata", with_presence(location.metadata));
   for (const DiskLocation& disk : location.disks) describe_disk(out, disk);
   if (location.memory) entry(out, "memory", with_presence(*location.memory));
@@ -147,7 +171,7 @@ json domain_json(const DomainLocation& location) {
   for (const DiskLocation& disk : location.disks) {
     disks.push_back({{"target", disk.target},
                      {"format", disk.format},
-                     {"image", file_json(disk.image)},
+                     {"image", image_json(disk)},
                      {"backing_chain", files_json(disk.backing_chain)},
                      {"problem", disk.problem.empty() ? json() : json(disk.problem)}});
   }
@@ -159,8 +183,9 @@ json domain_json(const DomainLocation& location) {
                          {"current", brief.summary.current},
                          {"metadata", file_json(brief.metadata)},
                          {"disks", brief.disks},
-                         {"complete", brief.missing.empty()},
-                         {"missing", brief.missing}});
+                         {"complete", completeness(brief.missing, brief.hidden)},
+                         {"missing", brief.missing},
+                         {"hidden", brief.hidden}});
   }
   return {{"domain", location.name},
           {"definition", file_json(location.definition)},
@@ -170,6 +195,25 @@ json domain_json(const DomainLocation& location) {
           {"snapshots", snapshots},
           {"problems", location.problems},
           {"unknown_points", location.unknown_points}};
+}
+
+// Why snapshots are not complete, or why that is not known: every reason once, with those that it holds for.
+std::string reasons_of(const std::vector<DomainLocation::Brief>& snapshots) {
+  std::vector<std::string> reasons;
+  std::map<std::string, std::vector<std::string>> names;
+  for (const DomainLocation::Brief& brief : snapshots) {
+    for (const auto* lines : {&brief.missing, &brief.hidden}) {
+      for (const std::string& line : *lines) {
+        if (!names.contains(line)) reasons.push_back(line);
+        names[line].push_back(brief.summary.name);
+      }
+    }
+  }
+  std::string text = reasons.empty() ? "" : "\n";
+  for (const std::string& reason : reasons) {
+    text += fmt::format("{}: {}\n", visible(list_of(names[reason])), visible(reason));
+  }
+  return text;
 }
 
 Result<ExitCode> show_domain_location(Context& context, const std::string& domain) {
@@ -183,8 +227,7 @@ Result<ExitCode> show_domain_location(Context& context, const std::string& domai
   entry(out, "definition", with_presence(location.definition));
   for (const DiskLocation& disk : location.disks) {
     const std::string format = disk.format.empty() ? "" : fmt::format(" ({})", disk.format);
-    entry(out, "disk " + disk.target,
-          disk.image.path.empty() ? "empty" : disk.image.shown_path + format + (disk.image.exists ? "" : "   MISSING"));
+    entry(out, "disk " + disk.target, shown_image(disk, format));
     for (const FileLocation& file : disk.backing_chain) more(out, "on top of " + with_presence(file));
     if (!disk.problem.empty()) more(out, "PROBLEM: " + disk.problem);
   }
@@ -198,10 +241,11 @@ Result<ExitCode> show_domain_location(Context& context, const std::string& domai
     for (const DomainLocation::Brief& brief : location.snapshots) {
       table.add({brief.summary.name, local_time(brief.summary.creation_time),
                  brief.disks.empty() ? "-" : fmt::format("{}", fmt::join(brief.disks, ", ")),
-                 brief.missing.empty() ? "yes" : visible(fmt::format("NO: {}", fmt::join(brief.missing, "; ")))},
+                 brief.missing.empty() ? (brief.hidden.empty() ? "yes" : "?") : "NO"},
                 brief.summary.current);
     }
     out += table.to_string();
+    out += reasons_of(location.snapshots);
     out += fmt::format("\n`varve where '{}' NAME` says more of one.\n", visible(domain));
   }
   for (const std::string& problem : location.problems) out += "PROBLEM: " + visible(problem) + "\n";

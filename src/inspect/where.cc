@@ -7,9 +7,9 @@
 #include <map>
 #include <set>
 
+#include "disk/backing_files.h"
 #include "disk/internal_disk.h"
 #include "disk/snapshot_disks.h"
-#include "disk/backing_files.h"
 
 namespace varve {
 
@@ -24,6 +24,19 @@ std::string explain(const Error& error) {
   std::string text = error.message;
   for (const std::string& note : error.notes) text += "; " + note;
   return text;
+}
+
+// Of a disk's image. Who reads it knows which disk is meant.
+std::string explain(const Error& error, const Disk& disk) {
+  std::string text = explain(error);
+  const std::string prefix = fmt::format("disk {} ({}): ", disk.target, disk.source);
+  if (text.starts_with(prefix)) text.erase(0, prefix.size());
+  return text;
+}
+
+// Whether looking again, later or as somebody else, could tell more.
+bool is_hidden(const Error& error) {
+  return error.kind == ErrorKind::kInUse || error.kind == ErrorKind::kPermission;
 }
 
 DiskLocation locate_disk(const Layout& layout, const Disk& disk, SnapshotMode mode) {
@@ -43,7 +56,8 @@ DiskLocation locate_disk(const Layout& layout, const Disk& disk, SnapshotMode mo
 void look_inside(const Layout& layout, const Disk& disk, const std::string& snapshot, DiskLocation& location) {
   auto opened = InternalDisk::open(layout, disk, Access::kReadOnly);
   if (!opened) {
-    location.problem = explain(opened.error());
+    location.problem = explain(opened.error(), disk);
+    location.is_hidden = is_hidden(opened.error());
     return;
   }
   const auto chain = backing_files(layout, disk.source, opened->image().header());
@@ -72,12 +86,14 @@ void look_inside(const Layout& layout, const Disk& disk, const std::string& snap
   location.point = std::move(point);
 }
 
-void note_missing(const DiskLocation& disk, std::vector<std::string>& missing) {
+void note_missing(const DiskLocation& disk, std::vector<std::string>& missing, std::vector<std::string>& hidden) {
   if (!disk.image.exists && (disk.mode == SnapshotMode::kInternal || disk.mode == SnapshotMode::kExternal)) {
     missing.push_back(fmt::format("disk {}: its image {} is not there", disk.target, disk.image.shown_path));
     return;
   }
-  if (disk.mode == SnapshotMode::kInternal && (!disk.point || !disk.problem.empty())) {
+  if (disk.is_hidden) {
+    hidden.push_back(fmt::format("disk {}: {}", disk.target, disk.problem));
+  } else if (disk.mode == SnapshotMode::kInternal && (!disk.point || !disk.problem.empty())) {
     missing.push_back(fmt::format("disk {}: {}", disk.target, disk.problem));
   }
   for (const FileLocation& file : disk.backing_chain) {
@@ -102,8 +118,11 @@ std::string restoring(const SnapshotLocation& location) {
     for (const FileLocation& file : disk.backing_chain) add(file);
   }
   if (location.memory) add(*location.memory);
-  if (!location.is_complete()) {
+  if (!location.missing.empty()) {
     return fmt::format("It can't be restored as it is: {}.", fmt::join(location.missing, "; "));
+  }
+  if (!location.hidden.empty()) {
+    return fmt::format("Whether it can be restored can't be told now: {}.", fmt::join(location.hidden, "; "));
   }
   std::string text =
       fmt::format("To restore it elsewhere, take {} and {}", fmt::join(files, ", "), location.metadata.shown_path);
@@ -152,11 +171,12 @@ Result<SnapshotLocation> where_is_snapshot(Host& host, const std::string& domain
                 {.path = file.path, .shown_path = layout.shown(file.path), .exists = file.exists});
           }
         } else if (disk.image.exists) {
-          disk.problem = explain(opened.error());
+          disk.problem = explain(opened.error(), use.disk);
+          disk.is_hidden = is_hidden(opened.error());
         }
       }
     }
-    note_missing(disk, location.missing);
+    note_missing(disk, location.missing, location.hidden);
     location.disks.push_back(std::move(disk));
   }
   if (document.memory().mode == SnapshotMode::kExternal) {
@@ -180,6 +200,7 @@ class Tables {
     std::string target;
     std::set<std::string> names;
     std::string problem;
+    bool is_hidden = false;
     std::vector<std::string> described;  // "stray (id 3)", beside names_in_order
     std::vector<std::string> names_in_order;
   };
@@ -190,7 +211,8 @@ class Tables {
     table.target = disk.target;
     const auto opened = InternalDisk::open(layout_, disk, Access::kReadOnly);
     if (!opened) {
-      table.problem = explain(opened.error());
+      table.problem = explain(opened.error(), disk);
+      table.is_hidden = is_hidden(opened.error());
       return table;
     }
     for (const qcow2::Snapshot& point : opened->points()) {
@@ -222,7 +244,8 @@ Result<DomainLocation::Brief> locate_briefly(Host& host, const std::string& doma
     if (table.names.contains(summary.name)) {
       brief.disks.push_back(use.disk.target);
     } else if (!table.problem.empty()) {
-      brief.missing.push_back(fmt::format("disk {}: {}", use.disk.target, table.problem));
+      (table.is_hidden ? brief.hidden : brief.missing)
+          .push_back(fmt::format("disk {}: {}", use.disk.target, table.problem));
     } else {
       brief.missing.push_back(fmt::format("disk {}: {} holds no snapshot of that name", use.disk.target,
                                           host.layout().shown(use.disk.source)));
@@ -254,7 +277,8 @@ Result<DomainLocation> where_is_domain(Host& host, const std::string& domain) {
         }
         entry.problem = chain.problem;
       } else {
-        entry.problem = explain(opened.error());
+        entry.problem = explain(opened.error(), disk);
+        entry.is_hidden = is_hidden(opened.error());
       }
       tables.of(disk);
     }

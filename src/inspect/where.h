@@ -39,6 +39,8 @@ struct DiskLocation {
   std::optional<PointLocation> point;       // nothing: the image has no such entry
   std::vector<FileLocation> backing_chain;  // nearest first
   std::string problem;                      // why the image could not be looked into, or why it is not enough
+  bool is_hidden = false;                   // the problem is only that it can't be looked into now: in use, forbidden
+  bool is_path() const { return image.path.starts_with('/'); }  // else nothing, or a disk on the network
 };
 
 struct SnapshotLocation {
@@ -49,9 +51,10 @@ struct SnapshotLocation {
   std::vector<DiskLocation> disks;         // of that time, in its order; kNo: not part of the snapshot
   std::optional<FileLocation> memory;      // a file of its own
   std::optional<FileLocation> nvram;       // the firmware's variables: a file that is not part of the snapshot
-  std::vector<std::string> missing;        // one line each; empty: the set is complete
+  std::vector<std::string> missing;        // one line each
+  std::vector<std::string> hidden;         // what could not be looked into now, one line each
   std::string to_restore;                  // in one sentence
-  bool is_complete() const { return missing.empty(); }
+  bool is_complete() const { return missing.empty() && hidden.empty(); }
 };
 
 struct DomainLocation {
@@ -65,6 +68,7 @@ struct DomainLocation {
     FileLocation metadata;
     std::vector<std::string> disks;    // the targets whose images hold it
     std::vector<std::string> missing;  // as above
+    std::vector<std::string> hidden;
   };
   std::vector<Brief> snapshots;       // sorted by name
   std::vector<std::string> problems;  // of the metadata

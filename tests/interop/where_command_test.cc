@@ -26,6 +26,7 @@ class WhereTest : public testing::Test {
     host_.make_domain("vm");
   }
   test::HostDirectory host_;
+  test::TempDir scratch_;
 };
 
 TEST_F(WhereTest, EveryPartOfASnapshotIsNamed) {
@@ -84,7 +85,7 @@ TEST_F(WhereTest, ADiskWhoseImageLostTheSnapshotIsNamed) {
   EXPECT_THAT(where["missing"][0].get<std::string>(), HasSubstr("disk vdb: its image holds no snapshot of that name"));
   EXPECT_THAT(where["missing"][0].get<std::string>(), HasSubstr("base"));
   EXPECT_THAT(where["to_restore"].get<std::string>(), HasSubstr("can't be restored as it is"));
-  EXPECT_THAT(host_.varve_ok({"where", "vm"}), HasSubstr("NO: disk vdb"));
+  EXPECT_THAT(host_.varve_ok({"where", "vm"}), HasSubstr("before: disk vdb: " + host_.image("vm-2.qcow2")));
 }
 
 TEST_F(WhereTest, AMissingImageIsNamed) {
@@ -105,6 +106,36 @@ TEST_F(WhereTest, AnImageInUseIsSaidToBeSo) {
   const json where = host_.varve_json({"where", "vm", "before"});
   EXPECT_THAT(where["disks"][0]["problem"].get<std::string>(), HasSubstr("in use"));
   EXPECT_TRUE(where["disks"][1]["problem"].is_null());
+  // That says nothing about the snapshot.
+  EXPECT_TRUE(where["complete"].is_null());
+  EXPECT_THAT(where["missing"], IsEmpty());
+  EXPECT_THAT(where["hidden"][0].get<std::string>(), HasSubstr("disk vda: "));
+  const std::string text = host_.varve_ok({"where", "vm", "before"});
+  EXPECT_THAT(text, HasSubstr("complete as far as can be told now"));
+  EXPECT_THAT(text, Not(HasSubstr("can't be restored")));
+  EXPECT_THAT(host_.varve_ok({"where", "vm"}), HasSubstr("before: disk vda: "));
+}
+
+TEST_F(WhereTest, OneReasonForManySnapshotsIsSaidOnce) {
+  host_.varve_ok({"snapshot", "create", "vm", "a"});
+  host_.varve_ok({"snapshot", "create", "vm", "b"});
+  std::filesystem::remove(host_.image("vm.qcow2"));
+  EXPECT_THAT(host_.varve_ok({"where", "vm"}),
+              HasSubstr("\na, b: disk vda: " + host_.image("vm.qcow2") + " is not there: No such file or directory"));
+}
+
+TEST_F(WhereTest, ADiskOnTheNetworkIsNotSaidToBeMissing) {
+  const std::string file =
+      scratch_.write("network.xml",
+                     "<domain type='qemu'><name>net</name><memory>65536</memory><os><type>hvm</type></os><devices>"
+                     "<disk type='network' device='disk'><driver name='qemu' type='raw'/>"
+                     "<source protocol='rbd' name='pool/image'><host name='mon'/></source><target dev='vda'/></disk>"
+                     "</devices></domain>");
+  host_.varve_ok({"vm", "define", file});
+  const std::string text = host_.varve_ok({"where", "net"});
+  EXPECT_THAT(text, HasSubstr("rbd:pool/image (raw), which is no file of this host"));
+  EXPECT_THAT(text, Not(HasSubstr("MISSING")));
+  EXPECT_TRUE(host_.varve_json({"where", "net"})["disks"][0]["image"]["exists"].is_null());
 }
 
 TEST_F(WhereTest, WithoutANameTheDomainsFilesAndSnapshotsAreListed) {
