@@ -138,7 +138,7 @@ Result<std::string> Reverting::keep_present_state() {
     spec.disks.push_back(std::move(mode));
   }
   for (const auto& [path, task] : tasks_) {
-    if (!task.change.create) {
+    if (task.change.revert_to && !task.change.create) {
       plan_.notes.push_back(
           fmt::format("{} is no disk of '{}' today: its present state is not kept", path, request_.domain));
     }

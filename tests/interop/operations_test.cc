@@ -53,6 +53,7 @@ class OperationsTest : public testing::Test {
   }
 
   test::HostDirectory host_;
+  test::TempDir scratch_;
 };
 
 TEST_F(OperationsTest, RevertBringsBackTheContentsOfEveryDisk) {
@@ -330,6 +331,22 @@ TEST_F(OperationsTest, RevertBringsBackTheSizeOfTheDiskToo) {
   test::run_ok({"qemu-img", "resize", "-f", "qcow2", host_.image("vm.qcow2"), "128M"});
   host_.varve_ok({"snapshot", "revert", "vm", "small"});
   EXPECT_THAT(test::run_ok({"qemu-img", "info", host_.image("vm.qcow2")}), HasSubstr("virtual size: 64 MiB"));
+}
+
+TEST_F(OperationsTest, RevertDoesNotLamentAnImageThatItOnlyTakesTheOldSafetySnapshotFrom) {
+  host_.make_domain("vm", 1);
+  host_.varve_ok({"snapshot", "create", "vm", "a"});
+  host_.varve_ok({"snapshot", "revert", "vm", "a"});  // leaves a safety snapshot in vm.qcow2
+  host_.varve_ok({"snapshot", "delete", "vm", "a"});
+  test::run_ok({"qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "vm.qcow2", host_.image("top.qcow2")});
+  std::string xml = host_.varve_ok({"vm", "show", "vm", "--xml"});
+  xml.replace(xml.find("vm.qcow2"), 8, "top.qcow2");
+  host_.varve_ok({"vm", "define", scratch_.write("vm.xml", xml)});
+  host_.varve_ok({"snapshot", "create", "vm", "b"});
+  const auto done = host_.varve({"snapshot", "revert", "vm", "b"});
+  EXPECT_EQ(done.exit_code, 0) << done.err;
+  EXPECT_EQ(done.err, "");
+  EXPECT_THAT(host_.points("vm.qcow2"), IsEmpty());
 }
 
 TEST_F(OperationsTest, AnOverlaysOwnSnapshotsWork) {
