@@ -143,7 +143,10 @@ Result<ImageOptions> target_options(const ConvertRequest& request, image::Format
 Result<void> create_target(const ConvertRequest& request, const ImageOptions& options) {
   const auto create = [&]() -> Result<void> {
     TRY(refuse_unsupported(options));
-    if (options.format() == image::Format::kRaw) return image::create_raw(request.target, *options.number("size"));
+    if (options.format() == image::Format::kRaw) {
+      TRY(check_raw_options(options));
+      return image::create_raw(request.target, *options.number("size"));
+    }
     return image::create_qcow2(request.target, TRY(qcow2_create_options(options)));
   };
   Result<void> created = create();

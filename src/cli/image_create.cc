@@ -92,7 +92,10 @@ Result<void> complete(const CreateRequest& request, ImageOptions& options) {
 
 Result<void> write_image(const CreateRequest& request, const ImageOptions& options) {
   TRY(refuse_unsupported(options));
-  if (options.format() == image::Format::kRaw) return image::create_raw(request.path, *options.number("size"));
+  if (options.format() == image::Format::kRaw) {
+    TRY(check_raw_options(options));
+    return image::create_raw(request.path, *options.number("size"));
+  }
   return image::create_qcow2(request.path, TRY(qcow2_create_options(options)));
 }
 

@@ -262,6 +262,13 @@ Result<void> refuse_unsupported(const ImageOptions& options) {
   return {};
 }
 
+Result<void> check_raw_options(const ImageOptions& options) {
+  const std::string preallocation = options.text("preallocation").value_or("off");
+  if (preallocation == "off") return {};
+  if (preallocation == "metadata") return invalid("Unsupported preallocation mode: metadata");
+  return invalid(fmt::format("invalid parameter value: {}", preallocation));
+}
+
 Result<qcow2::CreateOptions> qcow2_create_options(const ImageOptions& options) {
   constexpr const char* kNeedsV3 = "compatibility level 1.1 and above (use version=v3 or greater)";
   const auto not_accepted = [](const char* name, const std::string& value) {

@@ -134,6 +134,8 @@ TEST_F(ImageCreateCommand, UsesTheSameWordsAboutTheCommandLine) {
   expect_same("create -qf qcow2 disk 1M");
   expect_same("create -f raw -f qcow2 disk 1M");
   expect_same("create -f raw -o preallocation=off raw 1M");
+  expect_same("create -f raw -o preallocation=metadata raw 1M");
+  expect_same("create -f raw -o preallocation=foo raw 1M");
 }
 
 TEST_F(ImageCreateCommand, PutsOverlaysOnBackingFiles) {
