@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cerrno>
+
 namespace varve::cli {
 
 std::string visible(std::string_view text) {
@@ -18,6 +20,28 @@ std::string visible(std::string_view text) {
   return result;
 }
 
+namespace {
+
+// What helps against what the system says, where whoever made the error has no better advice.
+const char* remedy_for(int sys_errno, bool is_root) {
+  switch (sys_errno) {
+    case ENOSPC:
+      return "make room on that file system, then run the command again";
+    case EDQUOT:
+      return "make room within the quota, or have it raised, then run the command again";
+    case EROFS:
+      return "the file system is mounted read-only: `mount -o remount,rw` makes it writable";
+    case EACCES:
+    case EPERM:
+      return is_root ? "the file or its file system does not let root do this either: `lsattr` shows an immutable file"
+                     : "run the command as the owner of the file, or as root";
+    default:
+      return nullptr;
+  }
+}
+
+}  // namespace
+
 std::string describe(const Error& error) {
   std::string text = visible(error.message);
   const bool names_path = error.path.empty() || error.message.find(error.path) != std::string::npos;
@@ -29,6 +53,7 @@ std::string describe(const Error& error) {
     text += fmt::format(" (offset {:#x})", *error.offset);
   }
   for (const std::string& note : error.notes) text += "\n  " + visible(note);
+  if (const char* remedy = remedy_for(error.sys_errno, ::geteuid() == 0)) text += fmt::format("\n  {}", remedy);
   return text;
 }
 

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cerrno>
+
 #include "cli/exit_code.h"
 
 namespace varve::cli {
@@ -10,6 +12,16 @@ namespace {
 TEST(DescribeError, PrintsNotesIndentedBelowTheMessage) {
   Error error = make_error(ErrorKind::kNotFound, "snapshot 'a' of 'centos7' is not there").with_note("it has: b, c");
   EXPECT_EQ(describe(error), "snapshot 'a' of 'centos7' is not there\n  it has: b, c");
+}
+
+TEST(DescribeError, SaysWhatHelpsAgainstWhatTheSystemSays) {
+  Error error = system_error(ENOSPC, "can't write the journal record");
+  error.notes.emplace_back("nothing was changed");
+  EXPECT_EQ(describe(error),
+            "can't write the journal record: No space left on device\n  nothing was changed\n"
+            "  make room on that file system, then run the command again");
+  EXPECT_NE(describe(system_error(EROFS, "x")).find("mount -o remount,rw"), std::string::npos);
+  EXPECT_NE(describe(system_error(EACCES, "x")).find("root"), std::string::npos);
 }
 
 TEST(DescribeError, NamesThePathOnceAndTheOffset) {

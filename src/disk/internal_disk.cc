@@ -62,7 +62,13 @@ Result<InternalDisk> InternalDisk::open(const Layout& layout, const Disk& disk, 
   result.target_ = disk.target;
   result.path_ = disk.source;
   auto host_path = layout.resolve(disk.source);
-  if (!host_path) return explain(std::move(host_path).error());
+  if (!host_path) {
+    Error error = std::move(host_path).error();
+    if (error.kind == ErrorKind::kNotFound && error.notes.empty()) {
+      error.notes.emplace_back("bring it back, or say with `varve vm define` where the disk's image is now");
+    }
+    return explain(std::move(error));
+  }
   result.host_path_ = *host_path;
   auto file = FileDevice::open(
       *host_path, access, access == Access::kReadWrite ? LockRequest::format_writer() : LockRequest::format_reader());
