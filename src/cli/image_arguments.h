@@ -36,6 +36,7 @@ enum ImageOption : int {
   kOptionSalvage,
   kOptionBitmaps,
   kOptionSkipBroken,
+  kOptionDeep,
 };
 
 struct ImageLongOption {

@@ -12,7 +12,8 @@ namespace {
 
 using Verb = ImageExit (*)(const ImageCall&);
 
-constexpr std::array<std::pair<const char*, Verb>, 4> kVerbs = {{
+constexpr std::array<std::pair<const char*, Verb>, 5> kVerbs = {{
+    {"check", image_check},
     {"create", image_create},
     {"info", image_info},
     {"snapshot", image_snapshot},
@@ -24,6 +25,9 @@ constexpr const char* kHelp =
 
   {0} create [-q] [-f FORMAT] [-b BACKING_FILE -F FORMAT] [-u] [-o OPTIONS] FILE [SIZE]
       makes a new image; -b lets BACKING_FILE show through, -u does so without looking at it
+  {0} check [-q] [-U] [-f FORMAT] [--output=human|json] [-r leaks|all] [--deep] FILE
+      looks for errors in the metadata of a qcow2 image; -r repairs what wastes space, or everything; --deep also
+      decodes compressed clusters and looks for tables that overlap. Exit code 0 clean, 2 errors, 3 leaked clusters
   {0} info [-f FORMAT] [--output=human|json] [--backing-chain] [-U] FILE
       says what is in an image; opens no other file, unless --backing-chain asks for it
   {0} snapshot [-f FORMAT] [-q] [-U] [-l | -c NAME | -a SNAPSHOT | -d NAME] FILE

@@ -16,6 +16,7 @@ int run_image_command(Output& output, const std::vector<std::string>& arguments,
 ImageExit image_help(Output& output);
 
 // One per file, image_VERB.cc.
+ImageExit image_check(const ImageCall& call);
 ImageExit image_create(const ImageCall& call);
 ImageExit image_info(const ImageCall& call);
 ImageExit image_snapshot(const ImageCall& call);

@@ -75,6 +75,10 @@ void Output::note(std::string_view text) {
   std::fwrite(text.data(), 1, text.size(), err_);
 }
 
+void Output::diagnostics(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), err_);
+}
+
 bool Output::finish() {
   return std::fflush(out_) == 0 && std::ferror(out_) == 0;
 }

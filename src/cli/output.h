@@ -33,6 +33,8 @@ class Output {
   void error(const Error& error);     // "varve: message" and its notes
   void error(std::string_view text);  // "varve: text"
   void note(std::string_view text);   // to standard error, as it is
+  // To standard error, as it is, and without a look at what waits for standard output: as QEMU prints what it finds.
+  void diagnostics(std::string_view text);
   // Whether everything printed has arrived; false for a full disk behind a redirection or a closed pipe.
   bool finish();
 

@@ -21,6 +21,7 @@ reach() {
   case $1 in
     base) echo 'base' ;;
     io) echo 'base io' ;;
+    check) echo 'base io check' ;;
     qcow2) echo 'base io qcow2' ;;
     image) echo 'base io qcow2 image' ;;
     domain) echo 'base domain' ;;
@@ -29,7 +30,7 @@ reach() {
     host) echo 'base io qcow2 image domain store disk host' ;;
     operation) echo 'base io qcow2 image domain store disk host operation' ;;
     inspect) echo 'base io qcow2 image domain store disk host inspect' ;;
-    cli) echo 'base io qcow2 image domain store disk host operation inspect cli' ;;
+    cli) echo 'base io check qcow2 image domain store disk host operation inspect cli' ;;
     *) echo '' ;;
   esac
 }

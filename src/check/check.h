@@ -1,0 +1,28 @@
+// `check` of a qcow2 image: an independent scan of all its metadata in sequential passes, and the repair of what it
+// finds. Reports, counts and rules are qemu-img's (7.2); how it gets there is not:
+//
+//  - every L2 table is read once, in the order in which the tables lie in the file (check/references.h);
+//  - memory is twice the image's refcounts (found and counted, packed as on disk) and two bits per cluster;
+//  - a repair is planned whole before its first write (check/repair_plan.h): what fails on the way changes nothing.
+#pragma once
+
+#include "check/layout.h"
+#include "check/tally.h"
+
+namespace varve::check {
+
+struct CheckOptions {
+  Repair repair = Repair::kNone;
+  // L2 tables and snapshot tables done, of all. May be empty.
+  std::function<void(uint64_t, uint64_t)> progress = {};
+};
+
+// An error: the image can't be opened, or a repair can't be written. A check that ended early is no error here but in
+// `tally.error`. As qemu-img does, check again after a repair.
+Result<CheckResult> check_image(BlockDevice& device, const CheckOptions& options, const Report& report);
+
+// Reads `device`'s header and bitmaps as check_image will, to tell an image that can't be opened from one that is
+// damaged.
+Result<Layout> open_layout(BlockDevice& device);
+
+}  // namespace varve::check

@@ -1,0 +1,30 @@
+// The command line of `image check`.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "check/tally.h"
+#include "cli/image_arguments.h"
+
+namespace varve::cli {
+
+struct CheckArguments {
+  std::string path;
+  std::optional<std::string> format;
+  check::Repair repair = check::Repair::kNone;
+  bool json = false;
+  bool quiet = false;
+  bool share = false;
+  bool deep = false;
+  bool progress = true;  // where standard error is a terminal
+};
+
+struct ParsedCheck {
+  CheckArguments arguments;
+  std::optional<ImageExit> ended;  // printed: the caller returns it
+};
+
+ParsedCheck parse_check_arguments(const ImageCall& call);
+
+}  // namespace varve::cli
