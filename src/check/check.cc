@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cerrno>
+#include <new>
 #include <optional>
 
 #include "base/checked.h"
@@ -253,7 +254,11 @@ class Check {
 }  // namespace
 
 Result<CheckResult> check_image(BlockDevice& device, const CheckOptions& options, const Report& report) {
-  return Check(device, options, report).run();
+  try {
+    return Check(device, options, report).run();
+  } catch (const std::bad_alloc&) {
+    return system_error(ENOMEM, fmt::format("cannot check '{}'", device.name()));
+  }
 }
 
 Result<Layout> open_layout(BlockDevice& device) {

@@ -2,7 +2,7 @@
 // finds. Reports, counts and rules are qemu-img's (7.2); how it gets there is not:
 //
 //  - every L2 table is read once, in the order in which the tables lie in the file (check/references.h);
-//  - memory is twice the image's refcounts (found and counted, packed as on disk) and two bits per cluster;
+//  - memory is twice the image's refcounts (found and counted, packed as on disk) and a few bytes for every L2 table;
 //  - a repair is planned whole before its first write (check/repair_plan.h): what fails on the way changes nothing.
 #pragma once
 

@@ -113,7 +113,7 @@ class DeepCheck {
       ranges_.push_back({layout_.bitmap_directory_offset, layout_.bitmap_directory_size, "the bitmap directory"});
     }
     std::erase_if(ranges_, [](const Range& range) { return range.bytes == 0; });
-    std::ranges::stable_sort(ranges_, {}, &Range::offset);
+    std::ranges::sort(ranges_, {}, &Range::offset);
     for (size_t i = 1; i < ranges_.size(); ++i) {
       const Range& before = ranges_[i - 1];
       const Range& range = ranges_[i];

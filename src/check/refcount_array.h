@@ -5,7 +5,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <span>
 #include <type_traits>
@@ -32,7 +31,7 @@ struct PackedRefcount {
   static void set(std::byte* bytes, uint64_t i, uint64_t value) {
     if constexpr (kOrder < 3) {
       constexpr unsigned kPerByte = 8 >> kOrder;
-      const unsigned shift = i % kPerByte << kOrder;
+      const uint64_t shift = i % kPerByte << kOrder;
       std::byte& b = bytes[i / kPerByte];
       b = (b & ~std::byte(kMax << shift)) | std::byte(value << shift);
     } else if constexpr (kOrder == 3) {
@@ -84,17 +83,19 @@ class RefcountArray {
   uint64_t blocks() const { return capacity_ / block_bytes_; }
 
  private:
-  struct Free {
-    void operator()(std::byte* p) const { std::free(p); }
+  struct Unmap {
+    uint64_t length = 0;
+    void operator()(std::byte* p) const;
   };
-  static std::unique_ptr<std::byte, Free> allocate(uint64_t bytes);
+  using Memory = std::unique_ptr<std::byte, Unmap>;
+  static Memory allocate(uint64_t bytes);
   uint64_t bytes_for(uint64_t clusters) const;
 
   unsigned order_;
   uint64_t block_bytes_;
   uint64_t clusters_;
   uint64_t capacity_;
-  std::unique_ptr<std::byte, Free> bytes_;
+  Memory bytes_;
 };
 
 }  // namespace varve::check

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <bit>
 
 #include "base/checked.h"
 #include "base/endian.h"
@@ -10,24 +9,6 @@ namespace varve::check {
 
 namespace {
 
-class BitSet {
- public:
-  explicit BitSet(uint64_t bits) : words_(div_round_up(bits, 64)) {}
-  bool test(uint64_t i) const { return (words_[i / 64] >> i % 64 & 1) != 0; }
-  void set(uint64_t i) { words_[i / 64] |= uint64_t{1} << i % 64; }
-  // Calls f for every set bit, in ascending order.
-  template <typename F>
-  void for_each(F&& f) const {
-    for (uint64_t w = 0; w < words_.size(); ++w) {
-      for (uint64_t word = words_[w]; word != 0; word &= word - 1)
-        f(w * 64 + static_cast<uint64_t>(std::countr_zero(word)));
-    }
-  }
-
- private:
-  std::vector<uint64_t> words_;
-};
-
 // A distinct L2 table.
 struct L2Table {
   uint32_t cluster;
@@ -37,8 +18,7 @@ constexpr uint32_t kActive = uint32_t{1} << 31;
 
 class FastPass {
  public:
-  FastPass(Scan& scan, const StoredRefcounts& stored)
-      : s_(scan), stored_(stored), seen_(scan.counts.clusters()), active_(scan.counts.clusters()) {}
+  FastPass(Scan& scan, const StoredRefcounts& stored) : s_(scan), stored_(stored) {}
 
   Result<FastCount> run() {
     const Layout& layout = s_.layout;
@@ -50,24 +30,17 @@ class FastPass {
       if (!layout.is_aligned(snapshot.l1_offset) || snapshot.l1_size > kMaxL1Bytes / 8) return FastCount{};
       if (!TRY(count_l1(snapshot.l1_offset, snapshot.l1_size, false))) return FastCount{};
     }
-    // Until now nothing but L1 entries was counted.
-    std::vector<L2Table> tables;
-    bool fits = true;
-    seen_.for_each([&](uint64_t cluster) {
-      const uint64_t references = s_.counts.get(cluster);
-      fits = fits && references < kActive;
-      tables.push_back(
-          {static_cast<uint32_t>(cluster), static_cast<uint32_t>(references) | (active_.test(cluster) ? kActive : 0)});
-    });
-    if (!fits || !count_whole(0, layout.cluster_size()) ||
-        !count_whole(layout.l1_offset, uint64_t{layout.l1_size} * 8)) {
+    for (const L2Table& table : tables_) {
+      if (!add(table.cluster, table.cluster, table.references & ~kActive)) return FastCount{};
+    }
+    if (!count_whole(0, layout.cluster_size()) || !count_whole(layout.l1_offset, uint64_t{layout.l1_size} * 8)) {
       return FastCount{};
     }
     for (const SnapshotEntry& snapshot : entries) {
       if (!count_whole(snapshot.l1_offset, uint64_t{snapshot.l1_size} * 8)) return FastCount{};
     }
     const bool sound = TRY(with_order(s_.counts.order(), [&](auto order) {
-      return layout.has_extended_l2() ? count_l2s<order, 2>(tables) : count_l2s<order, 1>(tables);
+      return layout.has_extended_l2() ? count_l2s<order, 2>() : count_l2s<order, 1>();
     }));
     if (!sound) return FastCount{};
     return FastCount{true, copied_is_wrong_ ? CopiedFlags::kWrong : CopiedFlags::kRight};
@@ -93,6 +66,7 @@ class FastPass {
 
   Result<bool> count_l1(uint64_t offset, uint64_t size, bool active) {
     constexpr uint64_t kPiece = 1 << 17;
+    std::vector<uint32_t> clusters;
     if (offset + size * 8 >= s_.file.size() + s_.layout.cluster_size()) return size == 0;
     for (uint64_t at = 0; at < size; at += kPiece) {
       const Result<std::vector<uint64_t>> l1 = s_.file.read_words(offset + at * 8, std::min(kPiece, size - at));
@@ -102,22 +76,42 @@ class FastPass {
         const uint64_t l2_offset = entry & kOffsetMask;
         if ((entry & kL1Reserved) != 0 || l2_offset == 0 || !s_.layout.is_aligned(l2_offset)) return false;
         const uint64_t cluster = l2_offset >> s_.layout.cluster_bits;
-        if (!add(cluster, cluster, 1)) return false;
-        seen_.set(cluster);
+        if (cluster >= s_.counts.clusters()) return false;
+        clusters.push_back(static_cast<uint32_t>(cluster));
         if (!active) continue;
-        if (active_.test(cluster)) return false;  // to be counted twice for fragmentation
-        active_.set(cluster);
         copied_is_wrong_ |=
             !stored_.is_readable(cluster) || ((entry & kCopied) != 0) != (stored_.counts().get(cluster) == 1);
       }
     }
+    if (!std::ranges::is_sorted(clusters)) std::ranges::sort(clusters);
+    // Twice in one table: to be counted twice for fragmentation.
+    if (active && std::ranges::adjacent_find(clusters) != clusters.end()) return false;
+    return merge(clusters, active);
+  }
+
+  // Adds one L1 table's references, in ascending order, to those of the others.
+  bool merge(std::span<const uint32_t> clusters, bool active) {
+    std::vector<L2Table> merged;
+    merged.reserve(std::max(tables_.size(), clusters.size()));
+    size_t old = 0;
+    for (size_t i = 0; i < clusters.size();) {
+      while (old < tables_.size() && tables_[old].cluster < clusters[i]) merged.push_back(tables_[old++]);
+      const bool known = old < tables_.size() && tables_[old].cluster == clusters[i];
+      L2Table table = known ? tables_[old++] : L2Table{clusters[i], active ? kActive : 0};
+      for (; i < clusters.size() && clusters[i] == table.cluster; ++i) {
+        if ((++table.references & ~kActive) == 0) return false;
+      }
+      merged.push_back(table);
+    }
+    merged.insert(merged.end(), tables_.begin() + static_cast<ptrdiff_t>(old), tables_.end());
+    tables_ = std::move(merged);
     return true;
   }
 
   template <unsigned kOrder, unsigned kWords>
-  Result<bool> count_l2s(const std::vector<L2Table>& tables) {
+  Result<bool> count_l2s() {
     const uint64_t cluster_size = s_.layout.cluster_size();
-    TableReader reader(s_.file, s_.layout.cluster_bits, tables.size(), [&](uint64_t i) { return tables[i].cluster; });
+    TableReader reader(s_.file, s_.layout.cluster_bits, tables_.size(), [&](uint64_t i) { return tables_[i].cluster; });
     const bool has_data_file = s_.layout.has_data_file();
     for (;;) {
       const Result<TableReader::Piece> piece = reader.next();
@@ -125,14 +119,14 @@ class FastPass {
       if (piece->tables.empty()) return true;
       for (uint64_t i = 0; i * cluster_size < piece->tables.size(); ++i) {
         const std::byte* entries = piece->tables.data() + i * cluster_size;
-        const L2Table& table = tables[piece->first + i];
+        const L2Table& table = tables_[piece->first + i];
         const uint64_t references = table.references & ~kActive;
         const bool sound = has_data_file                       ? count_external<kWords>(entries)
                            : (table.references & kActive) != 0 ? count_l2<kOrder, kWords, true>(entries, references)
                                                                : count_l2<kOrder, kWords, false>(entries, references);
         if (!sound) return false;
       }
-      if (s_.progress) s_.progress(piece->first, tables.size());
+      if (s_.progress) s_.progress(piece->first, tables_.size());
     }
   }
 
@@ -229,8 +223,7 @@ class FastPass {
 
   Scan& s_;
   const StoredRefcounts& stored_;
-  BitSet seen_;
-  BitSet active_;
+  std::vector<L2Table> tables_;  // ascending
   bool copied_is_wrong_ = false;
 };
 

@@ -5,7 +5,7 @@
 namespace varve::check {
 
 namespace {
-constexpr uint64_t kPieceBytes = uint64_t{1} << 20;
+constexpr uint64_t kPieceBytes = uint64_t{512} << 10;
 constexpr uint64_t kWorthAThread = uint64_t{4} << 20;
 }  // namespace
 

@@ -33,6 +33,7 @@ TEST_P(ImageCorpus, BreaksNoPromise) {
   EXPECT_LT(bytes.size(), 72u << 10) << "seeds are small";
   open_image(std::as_bytes(std::span(bytes)));
   live(std::as_bytes(std::span(bytes)));
+  check_image(std::as_bytes(std::span(bytes)));
 }
 
 INSTANTIATE_TEST_SUITE_P(All, ImageCorpus, testing::ValuesIn(files("qcow2")), test_name);

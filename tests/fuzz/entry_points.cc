@@ -5,6 +5,8 @@
 #include <memory>
 #include <optional>
 
+#include "check/check.h"
+#include "check/deep.h"
 #include "io/memory_device.h"
 #include "qcow2/compressed_cluster.h"
 #include "qcow2/snapshot_transaction.h"
@@ -147,6 +149,29 @@ void live(std::span<const std::byte> bytes) {
   write_something(*image);
   image.reset();
   if (const auto again = open(file, false)) read_everything(*again);
+}
+
+void check_image(std::span<const std::byte> bytes) {
+  const auto file = device_of(bytes);
+  if (!check::open_layout(*file)) return;
+  const check::Report silent{.line = [](const std::string&) {}, .error = [](const std::string&) {}};
+  const auto found = check::check_image(*file, {}, silent);
+  Bytes after(*file->size());
+  CHECK(file->read_at(0, after));
+  CHECK(std::equal(bytes.begin(), bytes.end(), after.begin(), after.end()));
+  if (!found || found->tally.error != 0) return;
+  check::Tally tally;
+  (void)check::check_deep(*file, silent, tally);
+  for (const check::Repair repair : {check::Repair::kLeaks, check::Repair::kAll}) {
+    const auto disk = device_of(bytes);
+    const auto repaired = check::check_image(*disk, {.repair = repair}, silent);
+    if (!repaired || repaired->tally.error != 0) continue;
+    const auto again = check::check_image(*disk, {}, silent);
+    // What was sound stays sound.
+    if (found->tally.corruptions == 0 && found->tally.leaks == 0) {
+      CHECK(again && again->tally.corruptions == 0 && again->tally.leaks == 0);
+    }
+  }
 }
 
 void decompress(std::span<const std::byte> bytes) {

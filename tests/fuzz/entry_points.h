@@ -14,6 +14,10 @@ void open_image(std::span<const std::byte> bytes);
 // deleted. Promised for whatever an image contains: what a commit accepts reads the same before and after it.
 void live(std::span<const std::byte> bytes);
 
+// Checked, repaired, checked again, and looked at deeply. Promised: a check changes nothing; a repair leaves a
+// sound image sound.
+void check_image(std::span<const std::byte> bytes);
+
 // Byte 0: compression type and cluster size; the rest is the compressed cluster.
 void decompress(std::span<const std::byte> bytes);
 
