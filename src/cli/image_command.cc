@@ -12,12 +12,13 @@ namespace {
 
 using Verb = ImageExit (*)(const ImageCall&);
 
-constexpr std::array<std::pair<const char*, Verb>, 5> kVerbs = {{
+constexpr std::array<std::pair<const char*, Verb>, 6> kVerbs = {{
     {"check", image_check},
     {"create", image_create},
     {"info", image_info},
     {"snapshot", image_snapshot},
     {"convert", image_convert},
+    {"bitmap", image_bitmap},
 }};
 
 constexpr const char* kHelp =
@@ -35,6 +36,9 @@ constexpr const char* kHelp =
   {0} convert [-p] [-q] [-n] [-U] [-f FORMAT] [-O FORMAT] [-B BACKING_FILE -F FORMAT] [-o OPTIONS]
       [-l SNAPSHOT] [-S SIZE] [--target-is-zero] FILE... TARGET
       copies the disk in FILE (or a snapshot of it) to a new image; holes stay holes
+  {0} bitmap (--add [-g GRANULARITY] | --remove | --clear | --enable | --disable | --merge BITMAP)...
+      [-b FILE [-F FORMAT]] [-f FORMAT] FILE BITMAP
+      makes and changes the persistent dirty bitmaps of a qcow2 image; -b: where --merge finds its BITMAP
 
   FORMAT    raw or qcow2
   OPTIONS   NAME=VALUE,...; `-o help` lists them

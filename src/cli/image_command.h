@@ -21,5 +21,6 @@ ImageExit image_create(const ImageCall& call);
 ImageExit image_info(const ImageCall& call);
 ImageExit image_snapshot(const ImageCall& call);
 ImageExit image_convert(const ImageCall& call);
+ImageExit image_bitmap(const ImageCall& call);
 
 }  // namespace varve::cli

@@ -8,6 +8,7 @@
 
 #include "operation/disk_selection.h"
 #include "operation/metadata_edit.h"
+#include "operation/other_domains.h"
 
 namespace varve {
 
@@ -41,6 +42,7 @@ class Reverting {
   bool is_wanted(const Disk& disk) const { return request_.disks.empty() || request_.disks.contains(disk.target); }
   void check_wanted_disks(const std::vector<SnapshotDiskUse>& uses);
   void check_same_image(const SnapshotDiskUse& use);
+  void check_other_domains();
   std::string safety_name() const;
   std::string parent_of_present_state() const;
   bool prune_points(const SnapshotDocument& safety);
@@ -82,6 +84,33 @@ void Reverting::check_same_image(const SnapshotDiskUse& use) {
                                                request_.domain)));
 }
 
+// An overlay of another domain shows what its backing file holds: a revert would change that disk under it.
+void Reverting::check_other_domains() {
+  const auto others = images_of_other_domains(host_, request_.domain);
+  if (!others) {
+    plan_.notes.push_back(
+        fmt::format("nobody knows whether other domains need these images: {}", others.error().message));
+    return;
+  }
+  for (const SnapshotDiskUse& use : reverted_) {
+    const auto path = host_.layout().resolve(use.disk.source);
+    const auto need = path ? others->find(*path) : others->end();
+    if (need == others->end()) continue;
+    const std::string& other = need->second.domain;
+    if (need->second.is_backing) {
+      preflight_.refuse(make_error(ErrorKind::kRefused, fmt::format("disk {}: {} is a backing file of domain '{}', "
+                                                                    "whose disk would change with it",
+                                                                    use.disk.target, use.disk.source, other))
+                            .with_note(fmt::format("`varve image convert` makes a disk of '{}' that stands alone; "
+                                                   "define that one, then revert",
+                                                   other)));
+    } else {
+      plan_.notes.push_back(fmt::format("disk {}: {} is a disk of domain '{}' too, which is reverted with it",
+                                        use.disk.target, use.disk.source, other));
+    }
+  }
+}
+
 void Reverting::choose_disks(const SnapshotDocument& snapshot) {
   std::vector<SnapshotDiskUse> uses = internal_disks_of(host_, snapshot, definition_, "reverted to", preflight_);
   check_wanted_disks(uses);
@@ -99,6 +128,7 @@ void Reverting::choose_disks(const SnapshotDocument& snapshot) {
     tasks_.emplace(use.disk.source, std::move(task));
     reverted_.push_back(std::move(use));
   }
+  check_other_domains();
 }
 
 std::string Reverting::safety_name() const {

@@ -39,26 +39,34 @@ Result<void> replace_header(BlockDevice& file, const Header& header) {
   std::vector<std::byte> now(header.cluster_size());
   TRY(read_padded(file, 0, now));
   const uint64_t old_end = end_of_header(now, old_header.header_length);
+  const auto write = [&](const SerializedHeader& h, bool in_order) -> Result<void> {
+    const auto bytes = std::span<const std::byte>(h.cluster).first(std::max<uint64_t>(h.end, kHeaderSectorSize));
+    if (in_order && bytes.size() > kHeaderSectorSize) {
+      TRY(file.write_at(kHeaderSectorSize, bytes.subspan(kHeaderSectorSize)));
+      TRY(file.flush());  // the end of the header | the sector that makes it the header
+      TRY(file.write_at(0, bytes.first(kHeaderSectorSize)));
+    } else {
+      TRY(file.write_at(0, bytes));
+    }
+    return file.flush();
+  };
 
   SerializedHeader next = TRY(serialize_header(header));
-  bool in_order = spares_the_old(next, now, old_end);
-  if (!in_order) {  // the new name would lie on the old one
-    auto beside = serialize_header(header, align_up(std::max<uint64_t>(old_end, kHeaderSectorSize), 8));
-    if (beside && spares_the_old(*beside, now, old_end)) {
-      next = std::move(*beside);
-      in_order = true;
+  TRY(file.flush());  // whatever the new header names | the header
+  if (spares_the_old(next, now, old_end)) return write(next, true);
+  // The new name, or the new extensions, would lie on the old name. So the new name goes beside it; or, where it is the
+  // same, the old one moves first, out of the way of both.
+  const uint64_t beside_at = align_up(std::max({old_end, next.extensions_end, uint64_t{kHeaderSectorSize}}), 8);
+  auto beside = serialize_header(header, beside_at);
+  if (beside && spares_the_old(*beside, now, old_end)) return write(*beside, true);
+  if (beside && old_header.backing_file && old_header.backing_file == header.backing_file) {
+    auto moved = serialize_header(old_header, beside_at);
+    if (moved && spares_the_old(*moved, now, old_end)) {
+      TRY(write(*moved, true));
+      return write(*beside, false);
     }
   }
-  const auto bytes = std::span<const std::byte>(next.cluster).first(std::max<uint64_t>(next.end, kHeaderSectorSize));
-  TRY(file.flush());  // whatever the new header names | the header
-  if (in_order && bytes.size() > kHeaderSectorSize) {
-    TRY(file.write_at(kHeaderSectorSize, bytes.subspan(kHeaderSectorSize)));
-    TRY(file.flush());  // the end of the header | the sector that makes it the header
-    TRY(file.write_at(0, bytes.first(kHeaderSectorSize)));
-  } else {
-    TRY(file.write_at(0, bytes));
-  }
-  return file.flush();
+  return write(next, false);
 }
 
 }  // namespace varve::qcow2

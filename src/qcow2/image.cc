@@ -90,7 +90,8 @@ Image::Image(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
 Image::~Image() {
   // Who wants to know whether it worked calls flush() before.
-  if (state_->writer) (void)flush();
+  if (!state_->writer) return;
+  if (flush()) finish_recording();
 }
 
 Result<void> Image::State::load() {
@@ -199,6 +200,7 @@ Result<void> Image::read_at(uint64_t offset, std::span<std::byte> buffer) {
 Result<void> Image::write_at(uint64_t offset, std::span<const std::byte> data) {
   if (!state_->writer) return read_only(name());
   TRY(check_range(name(), offset, data.size(), state_->header.size));
+  TRY(record_write(offset, data.size()));
   const std::shared_lock io(state_->io_lock);
   while (!data.empty()) {
     std::unique_lock lock(state_->metadata_lock);
@@ -229,6 +231,7 @@ Result<bool> Image::reads_as_zero(uint64_t offset, uint64_t length) {
 Result<void> Image::write_zeroes(uint64_t offset, uint64_t length, ZeroMode mode) {
   if (!state_->writer) return read_only(name());
   TRY(check_range(name(), offset, length, state_->header.size));
+  TRY(record_write(offset, length));
   const auto kind = mode == ZeroMode::kMayUnmap ? ImageWriter::ZeroKind::kUnmap : ImageWriter::ZeroKind::kKeepAllocated;
   const uint64_t cluster_size = state_->header.cluster_size();
   std::vector<std::byte> zeroes;
@@ -257,6 +260,7 @@ Result<void> Image::write_zeroes(uint64_t offset, uint64_t length, ZeroMode mode
 Result<void> Image::discard(uint64_t offset, uint64_t length) {
   if (!state_->writer) return read_only(name());
   TRY(check_range(name(), offset, length, state_->header.size));
+  TRY(record_write(offset, length));
   const uint64_t cluster_size = state_->header.cluster_size();
   while (length != 0) {
     const std::lock_guard lock(state_->metadata_lock);

@@ -12,6 +12,7 @@
 #include <optional>
 
 #include "io/block_device.h"
+#include "qcow2/dirty_bitmaps.h"
 #include "qcow2/header.h"
 #include "qcow2/snapshot_table.h"
 
@@ -61,6 +62,14 @@ class Image final : public BlockDevice {
   // not open for writing.
   Result<void> update_header(const Header& header);
 
+  // The persistent dirty bitmaps, as in the file; what was recorded since the image was opened is not among it.
+  // Writes through this object are recorded in those that record; until the object goes, the file has them as
+  // "in use", so that after a crash nobody trusts them.
+  Result<std::vector<DirtyBitmap>> bitmaps();
+  // Stores these in the place of all bitmaps that there are. A crash leaves the old ones, the new ones, or none that a
+  // program would trust. kUnsupported in images of version 2; kPermission where the image is not open for writing.
+  Result<void> store_bitmaps(std::span<const DirtyBitmap> bitmaps);
+
   // A read-only device that shows the disk as it was in snapshots()[index] (its own size, the same backing). Must not
   // outlive the image; valid until the next snapshot commit.
   Result<std::unique_ptr<BlockDevice>> open_snapshot(size_t index);
@@ -84,6 +93,10 @@ class Image final : public BlockDevice {
   struct State;
   explicit Image(std::unique_ptr<State> state);
   Result<bool> reads_as_zero(uint64_t offset, uint64_t length);
+  // Before guest data changes: bitmaps that record take note.
+  Result<void> record_write(uint64_t offset, uint64_t length);
+  Result<void> start_recording();
+  void finish_recording();
   std::unique_ptr<State> state_;
 };
 

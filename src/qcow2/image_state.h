@@ -29,6 +29,11 @@ struct Image::State {
   std::unique_ptr<GuestReader> reader;
   std::unique_ptr<ImageWriter> writer;  // where writable
 
+  // The bitmaps that record writes, from the first write on; in the file they are "in use" then.
+  std::mutex bitmaps_lock;  // after the others
+  bool recording_started = false;
+  std::vector<DirtyBitmap> recording;
+
   // Reads header, snapshot table and L1 (again).
   Result<void> load();
 };

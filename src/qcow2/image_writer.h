@@ -43,6 +43,8 @@ class ImageWriter {
   // Counts down what write_back() has made unreferenced and gives it back to the file system. No I/O may be under way
   // that found its way through the old tables.
   Result<void> release_freed();
+  // One reference less to these, in the next release_freed().
+  void release(uint64_t first_cluster, uint64_t count) { freed_.emplace_back(first_cluster, count); }
   // Dirty tables fill the memory: it is time for write_back().
   bool wants_write_back() const;
 

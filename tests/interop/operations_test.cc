@@ -363,5 +363,24 @@ TEST_F(OperationsTest, AnOverlaysOwnSnapshotsWork) {
   EXPECT_THAT(where["to_restore"].get<std::string>(), HasSubstr("vm.qcow2"));
 }
 
+TEST_F(OperationsTest, AnImageThatOtherDomainsHaveAsBackingFileIsNotReverted) {
+  host_.make_domain("vm", 2);
+  host_.fill("vm.qcow2", 1);
+  host_.varve_ok({"snapshot", "create", "vm", "a"});
+  host_.fill("vm.qcow2", 2);
+  test::run_ok({"qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "vm.qcow2", host_.image("top.qcow2")});
+  host_.varve_ok({"vm", "create", "overlaid", "--disk", "/var/lib/libvirt/images/top.qcow2,format=qcow2"});
+  const auto refused = host_.varve({"snapshot", "revert", "vm", "a"});
+  EXPECT_EQ(refused.exit_code, 3) << refused.err;
+  EXPECT_THAT(refused.err, HasSubstr("vm.qcow2 is a backing file of domain 'overlaid', whose disk would change"));
+  EXPECT_TRUE(host_.is_filled("top.qcow2", 2));
+  EXPECT_THAT(names("vm"), ElementsAre("a"));
+  // The other disk is nobody's backing file.
+  host_.varve_ok({"snapshot", "revert", "vm", "a", "--disk", "vdb"});
+  host_.varve_ok({"vm", "undefine", "overlaid"});
+  host_.varve_ok({"snapshot", "revert", "vm", "a"});
+  EXPECT_TRUE(host_.is_filled("vm.qcow2", 1));
+}
+
 }  // namespace
 }  // namespace varve

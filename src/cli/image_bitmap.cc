@@ -1,0 +1,261 @@
+// `image bitmap`: adds, removes and changes the persistent dirty bitmaps of a qcow2 image. Only that file is opened,
+// and the one that --merge takes a bitmap from.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "cli/image_command.h"
+#include "cli/image_errors.h"
+#include "image/open.h"
+
+namespace varve::cli {
+
+namespace {
+
+using qcow2::DirtyBitmap;
+
+enum class BitmapAction : uint8_t { kAdd, kRemove, kClear, kEnable, kDisable, kMerge };
+
+struct BitmapStep {
+  BitmapAction action;
+  std::string source;  // kMerge: the bitmap to take bits from
+};
+
+struct BitmapRequest {
+  std::vector<BitmapStep> steps;
+  std::optional<uint64_t> granularity;
+  std::optional<std::string> format;
+  std::optional<std::string> source_path;
+  std::optional<std::string> source_format;
+  std::string path;
+  std::string bitmap;
+};
+
+const char* name_of(BitmapAction action) {
+  switch (action) {
+    case BitmapAction::kAdd:
+      return "add";
+    case BitmapAction::kRemove:
+      return "remove";
+    case BitmapAction::kClear:
+      return "clear";
+    case BitmapAction::kEnable:
+      return "enable";
+    case BitmapAction::kDisable:
+      return "disable";
+    case BitmapAction::kMerge:
+      return "merge";
+  }
+  return "";
+}
+
+Result<std::vector<DirtyBitmap>::iterator> find(std::vector<DirtyBitmap>& bitmaps, const std::string& name) {
+  const auto it = std::ranges::find(bitmaps, name, &DirtyBitmap::name);
+  if (it == bitmaps.end()) return make_error(ErrorKind::kNotFound, fmt::format("Dirty bitmap '{}' not found", name));
+  return it;
+}
+
+Result<void> check_usable(const DirtyBitmap& bitmap) {
+  if (!bitmap.inconsistent) return {};
+  return make_error(ErrorKind::kRefused,
+                    fmt::format("Bitmap '{}' is inconsistent and cannot be used\nTry block-dirty-bitmap-remove to "
+                                "delete this bitmap from disk",
+                                bitmap.name))
+      .with_note(fmt::format("a program that recorded writes in it ended without storing it; `image bitmap --remove "
+                             "IMAGE '{}'` takes it away",
+                             bitmap.name));
+}
+
+// Where --merge finds its source: another image, or the image itself.
+struct MergeSource {
+  std::optional<std::vector<DirtyBitmap>> other;
+  uint64_t disk_size = 0;  // of the other image
+};
+
+Result<void> apply(const BitmapStep& step, const BitmapRequest& request, const qcow2::Header& header,
+                   std::vector<DirtyBitmap>& bitmaps, MergeSource& source) {
+  if (step.action == BitmapAction::kAdd) {
+    if (find(bitmaps, request.bitmap))
+      return make_error(ErrorKind::kInvalidArgument, "Bitmap already exists: " + request.bitmap);
+    const auto cannot_persist = [&](ErrorKind kind, const std::string& why) {
+      return make_error(
+          kind, fmt::format("Can't make bitmap '{}' persistent in '{}': {}", request.bitmap, request.path, why));
+    };
+    if (request.bitmap.size() > qcow2::kMaxBitmapNameBytes)
+      return cannot_persist(ErrorKind::kInvalidArgument,
+                            fmt::format("Name length exceeds maximum ({} characters)", qcow2::kMaxBitmapNameBytes));
+    DirtyBitmap added =
+        TRY(qcow2::make_bitmap(request.bitmap, request.granularity.value_or(qcow2::default_granularity(header)),
+                               header.size, header.cluster_size()));
+    if (header.version < 3)
+      return cannot_persist(ErrorKind::kUnsupported, "Cannot store dirty bitmaps in qcow2 v2 files");
+    bitmaps.push_back(std::move(added));
+    return {};
+  }
+  const auto bitmap = TRY(find(bitmaps, request.bitmap));
+  if (step.action == BitmapAction::kRemove) {
+    bitmaps.erase(bitmap);
+    return {};
+  }
+  TRY(check_usable(*bitmap));
+  switch (step.action) {
+    case BitmapAction::kClear:
+      bitmap->clear();
+      break;
+    case BitmapAction::kEnable:
+      bitmap->recording = true;
+      break;
+    case BitmapAction::kDisable:
+      bitmap->recording = false;
+      break;
+    default: {
+      const auto from = TRY(find(source.other ? *source.other : bitmaps, step.source));
+      TRY(check_usable(*from));
+      if (source.other && source.disk_size != header.size)
+        return make_error(ErrorKind::kInvalidArgument,
+                          fmt::format("Bitmaps are of different sizes (destination size is {}, source size is {}) and "
+                                      "can't be merged",
+                                      header.size, source.disk_size));
+      qcow2::merge_bitmap(*bitmap, *from, header.size);
+    }
+  }
+  return {};
+}
+
+Result<image::OpenImage> open(const std::string& path, const std::optional<image::Format>& format, image::Use use,
+                              std::string& reason) {
+  image::OpenFailure failure;
+  auto opened = image::open_image(path, {.format = format, .use = use, .open_backing = false}, &failure);
+  if (!opened) reason = qemu_open_reason(failure);
+  return opened;
+}
+
+ImageExit run(Output& output, const BitmapRequest& request) {
+  const auto cannot_open = [&](const std::string& path, const std::string& reason, const Error* error) {
+    return image_failure(output, fmt::format("Could not open '{}': {}", path, reason), error);
+  };
+  const auto known = [&](const std::optional<std::string>& name) {
+    return !name || image::format_of_name(*name).has_value();
+  };
+  const auto format_of = [](const std::optional<std::string>& name) {
+    return name ? image::format_of_name(*name) : std::nullopt;
+  };
+  if (!known(request.format))
+    return cannot_open(request.path, fmt::format("Unknown driver '{}'", *request.format), nullptr);
+  std::string reason;
+  auto opened = open(request.path, format_of(request.format), image::Use::kWrite, reason);
+  if (!opened) return cannot_open(request.path, reason, &opened.error());
+  const auto failed = [&](const BitmapStep& step, const Error& error) {
+    return image_failure(
+        output,
+        fmt::format("Operation {} on bitmap {} failed: {}", name_of(step.action), request.bitmap, error.message),
+        &error);
+  };
+
+  MergeSource source;
+  std::optional<image::OpenImage> source_image;
+  if (request.source_path) {
+    if (!known(request.source_format))
+      return cannot_open(*request.source_path, fmt::format("Unknown driver '{}'", *request.source_format), nullptr);
+    auto other = open(*request.source_path, format_of(request.source_format), image::Use::kInspect, reason);
+    if (!other) return cannot_open(*request.source_path, reason, &other.error());
+    source_image = std::move(*other);
+    source.other.emplace();
+    if (source_image->qcow2() != nullptr) {
+      auto theirs = source_image->qcow2()->bitmaps();
+      if (!theirs) return cannot_open(*request.source_path, theirs.error().message, &theirs.error());
+      source.other = std::move(*theirs);
+      source.disk_size = source_image->qcow2()->header().size;
+    }
+  }
+
+  qcow2::Image* image = opened->qcow2();
+  if (image == nullptr) {
+    // A raw image has no place for bitmaps: none is found, none can be stored.
+    const BitmapStep& step = request.steps.front();
+    return failed(step,
+                  step.action == BitmapAction::kAdd
+                      ? make_error(ErrorKind::kUnsupported, "Can't store persistent bitmaps to a raw image")
+                      : make_error(ErrorKind::kNotFound, fmt::format("Dirty bitmap '{}' not found", request.bitmap)));
+  }
+  auto bitmaps = image->bitmaps();
+  if (!bitmaps) return cannot_open(request.path, bitmaps.error().message, &bitmaps.error());
+  for (const BitmapStep& step : request.steps)
+    if (auto done = apply(step, request, image->header(), *bitmaps, source); !done) return failed(step, done.error());
+  if (auto stored = image->store_bitmaps(*bitmaps); !stored) return failed(request.steps.back(), stored.error());
+  return {0};
+}
+
+}  // namespace
+
+ImageExit image_bitmap(const ImageCall& call) {
+  enum : int { kAdd = 512, kRemove, kClear, kEnable, kDisable, kMerge };
+  const ParsedImageArguments parsed = parse_image_arguments(call, "b:f:F:g:hU",
+                                                            {{"help", false, 'h'},
+                                                             {"object", true, kOptionObject},
+                                                             {"image-opts", false, kOptionImageOpts},
+                                                             {"add", false, kAdd},
+                                                             {"remove", false, kRemove},
+                                                             {"clear", false, kClear},
+                                                             {"enable", false, kEnable},
+                                                             {"disable", false, kDisable},
+                                                             {"merge", true, kMerge},
+                                                             {"source-file", true, 'b'},
+                                                             {"source-format", true, 'F'},
+                                                             {"granularity", true, 'g'},
+                                                             {"force-share", false, 'U'}});
+  if (parsed.failed) return *parsed.failed;
+  BitmapRequest request;
+  bool adds = false;
+  bool merges = false;
+  for (const auto& [id, value] : parsed.options) {
+    switch (id) {
+      case 'h':
+        return image_help(call.output);
+      case 'b':
+        request.source_path = value;
+        break;
+      case 'f':
+        request.format = value;
+        break;
+      case 'F':
+        request.source_format = value;
+        break;
+      case 'g': {
+        request.granularity = size_argument(call.output, "granularity", value);
+        if (!request.granularity) return {1};
+        break;
+      }
+      case kAdd:
+        adds = true;
+        [[fallthrough]];
+      case kRemove:
+      case kClear:
+      case kEnable:
+      case kDisable:
+        request.steps.push_back({static_cast<BitmapAction>(id - kAdd), {}});
+        break;
+      case kMerge:
+        merges = true;
+        request.steps.push_back({BitmapAction::kMerge, value});
+        break;
+      case 'U':
+        break;
+      default:
+        return image_failure(call.output, fmt::format("{} is not supported by this version of Varve",
+                                                      id == kOptionObject ? "--object" : "--image-opts"));
+    }
+  }
+  if (parsed.operands.size() != 2) return image_failure(call.output, "Expecting filename and bitmap name");
+  if (request.steps.empty())
+    return image_failure(call.output, "Need at least one of --add, --remove, --clear, --enable, --disable, or --merge");
+  if (request.granularity && !adds) return image_failure(call.output, "granularity only supported with --add");
+  if (request.source_format && !request.source_path) return image_failure(call.output, "-F only supported with -b");
+  if (request.source_path && !merges)
+    return image_failure(call.output, "Merge bitmap source file only supported with --merge");
+  request.path = parsed.operands[0];
+  request.bitmap = parsed.operands[1];
+  return run(call.output, request);
+}
+
+}  // namespace varve::cli
