@@ -2,6 +2,7 @@
 
 #include <zlib.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #include <memory>
 #include <string>
@@ -30,6 +31,62 @@ Result<void> inflate_cluster(std::span<const std::byte> input, std::span<std::by
   return broken(stream.msg != nullptr ? stream.msg : "the stream ends too early");
 }
 
+constexpr int kDeflateWindowBits = -12;
+constexpr int kDeflateMemoryLevel = 9;
+
+Error compressor_failed(const std::string& why) {
+  return make_error(ErrorKind::kIo, "compressing a cluster: " + why);
+}
+
+class Deflater final : public ClusterCompressor {
+ public:
+  explicit Deflater(uint64_t cluster_size) : output_(cluster_size - 1) {}
+  Deflater(const Deflater&) = delete;
+  Deflater& operator=(const Deflater&) = delete;
+  ~Deflater() override {
+    if (started_) ::deflateEnd(&stream_);
+  }
+  Result<void> start() {
+    started_ = ::deflateInit2(&stream_, Z_DEFAULT_COMPRESSION, Z_DEFLATED, kDeflateWindowBits, kDeflateMemoryLevel,
+                              Z_DEFAULT_STRATEGY) == Z_OK;
+    if (!started_) return compressor_failed("zlib does not start");
+    return {};
+  }
+  Result<std::span<const std::byte>> compress(std::span<const std::byte> cluster) override {
+    if (::deflateReset(&stream_) != Z_OK) return compressor_failed("zlib does not start again");
+    stream_.next_in = reinterpret_cast<Bytef*>(const_cast<std::byte*>(cluster.data()));
+    stream_.avail_in = static_cast<uInt>(cluster.size());
+    stream_.next_out = reinterpret_cast<Bytef*>(output_.data());
+    stream_.avail_out = static_cast<uInt>(output_.size());
+    if (::deflate(&stream_, Z_FINISH) != Z_STREAM_END) return std::span<const std::byte>{};
+    return std::span<const std::byte>(output_).first(output_.size() - stream_.avail_out);
+  }
+
+ private:
+  z_stream stream_{};
+  bool started_ = false;
+  std::vector<std::byte> output_;
+};
+
+class Zstd final : public ClusterCompressor {
+ public:
+  explicit Zstd(uint64_t cluster_size) : context_(ZSTD_createCCtx(), &ZSTD_freeCCtx), output_(cluster_size - 1) {}
+  Result<std::span<const std::byte>> compress(std::span<const std::byte> cluster) override {
+    if (!context_) return compressor_failed("zstd does not start");
+    const size_t size =
+        ::ZSTD_compress2(context_.get(), output_.data(), output_.size(), cluster.data(), cluster.size());
+    if (::ZSTD_isError(size) != 0) {
+      if (::ZSTD_getErrorCode(size) == ZSTD_error_dstSize_tooSmall) return std::span<const std::byte>{};
+      return compressor_failed(::ZSTD_getErrorName(size));
+    }
+    return std::span<const std::byte>(output_).first(size);
+  }
+
+ private:
+  std::unique_ptr<ZSTD_CCtx, decltype(&ZSTD_freeCCtx)> context_;
+  std::vector<std::byte> output_;
+};
+
 Result<void> unzstd_cluster(std::span<const std::byte> input, std::span<std::byte> cluster) {
   const std::unique_ptr<ZSTD_DCtx, decltype(&ZSTD_freeDCtx)> context(ZSTD_createDCtx(), &ZSTD_freeDCtx);
   if (!context) return broken("zstd does not start");
@@ -54,6 +111,13 @@ Result<void> unzstd_cluster(std::span<const std::byte> input, std::span<std::byt
 
 Result<void> decompress_cluster(CompressionType type, std::span<const std::byte> input, std::span<std::byte> cluster) {
   return type == CompressionType::kZstd ? unzstd_cluster(input, cluster) : inflate_cluster(input, cluster);
+}
+
+Result<std::unique_ptr<ClusterCompressor>> ClusterCompressor::create(CompressionType type, uint64_t cluster_size) {
+  if (type == CompressionType::kZstd) return std::unique_ptr<ClusterCompressor>(std::make_unique<Zstd>(cluster_size));
+  auto deflater = std::make_unique<Deflater>(cluster_size);
+  TRY(deflater->start());
+  return std::unique_ptr<ClusterCompressor>(std::move(deflater));
 }
 
 }  // namespace varve::qcow2

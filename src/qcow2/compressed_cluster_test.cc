@@ -209,5 +209,50 @@ TEST_F(CompressedEntry, OfGarbageIsRefused) {
   expect_refused("compressed cluster does not decode: ");
 }
 
+class CompressorOf : public testing::TestWithParam<CompressionType> {};
+
+TEST_P(CompressorOf, ClustersComeBack) {
+  std::mt19937_64 random(3);
+  for (const uint64_t size : {512u, 4096u, 65536u, 2u << 20}) {
+    const auto compressor = ClusterCompressor::create(GetParam(), size);
+    ASSERT_TRUE(compressor);
+    for (int round = 0; round < 4; ++round) {
+      std::vector<std::byte> cluster(size);
+      for (size_t i = 0; i < size; ++i) {
+        const uint64_t value = round == 0 ? i / 100 : random() % 16 * (i % 300 < 250 ? 0 : 1);
+        cluster[i] = static_cast<std::byte>(value);
+      }
+      const auto stream = (*compressor)->compress(cluster);
+      ASSERT_TRUE(stream);
+      ASSERT_FALSE(stream->empty());
+      EXPECT_LT(stream->size(), size);
+      std::vector<std::byte> back(size);
+      ASSERT_TRUE(decompress_cluster(GetParam(), *stream, back));
+      EXPECT_EQ(back, cluster);
+    }
+  }
+}
+
+TEST_P(CompressorOf, WhatDoesNotGetSmallerIsLeft) {
+  std::mt19937_64 random(4);
+  std::vector<std::byte> cluster(65536);
+  for (std::byte& b : cluster) b = static_cast<std::byte>(random());
+  const auto compressor = ClusterCompressor::create(GetParam(), cluster.size());
+  ASSERT_TRUE(compressor);
+  const auto stream = (*compressor)->compress(cluster);
+  ASSERT_TRUE(stream);
+  EXPECT_TRUE(stream->empty());
+  // And the next one is not the worse for it.
+  std::vector<std::byte> zeroes(65536);
+  const auto next = (*compressor)->compress(zeroes);
+  ASSERT_TRUE(next);
+  std::vector<std::byte> back(65536, std::byte{1});
+  ASSERT_TRUE(decompress_cluster(GetParam(), *next, back));
+  EXPECT_EQ(back, zeroes);
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, CompressorOf, testing::Values(CompressionType::kZlib, CompressionType::kZstd),
+                         [](const auto& info) { return info.param == CompressionType::kZstd ? "Zstd" : "Zlib"; });
+
 }  // namespace
 }  // namespace varve::qcow2

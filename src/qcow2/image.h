@@ -77,12 +77,21 @@ class Image final : public BlockDevice {
 
   Result<void> read_at(uint64_t offset, std::span<std::byte> buffer) override;
   Result<void> write_at(uint64_t offset, std::span<const std::byte> data) override;
+  // Whole clusters, or up to the end of the disk from the beginning of one; compressed where that makes them smaller.
+  // Several threads may do so at once: the compressing itself is outside of all locks.
+  Result<void> write_compressed(uint64_t offset, std::span<const std::byte> data);
   // kMayUnmap frees clusters; kKeepAllocated keeps them where they are (v3). Whole clusters by their tables, edges by
   // data.
   Result<void> write_zeroes(uint64_t offset, uint64_t length, ZeroMode mode) override;
   Result<void> discard(uint64_t offset, uint64_t length) override;
   Result<void> flush() override;
   Result<uint64_t> size() override;
+  // The backing file that the header names; neither: none. One sector is written last, so a crash leaves the old name
+  // or the new one. What shows through in this object is set_backing()'s matter. kNoSpace where the header has no room.
+  Result<void> change_backing_name(const std::optional<std::string>& file, const std::optional<std::string>& format);
+  // Lets go of everything that the active disk holds, so that the backing file shows through everywhere; snapshots keep
+  // what they have. A crash leaves some of it let go of, and leaks.
+  Result<void> make_empty();
   Result<void> resize(uint64_t new_size) override;                                 // kUnsupported so far
   Result<std::vector<Extent>> extents(uint64_t offset, uint64_t length) override;  // this layer only
   DeviceCapabilities capabilities() const override;

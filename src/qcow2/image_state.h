@@ -4,6 +4,7 @@
 #include <mutex>
 #include <shared_mutex>
 
+#include "qcow2/compressed_cluster.h"
 #include "qcow2/guest_reader.h"
 #include "qcow2/image.h"
 #include "qcow2/image_writer.h"
@@ -33,6 +34,11 @@ struct Image::State {
   std::mutex bitmaps_lock;  // after the others
   bool recording_started = false;
   std::vector<DirtyBitmap> recording;
+
+  std::mutex compressors_lock;  // held for nothing else
+  std::vector<std::unique_ptr<ClusterCompressor>> compressors;
+  Result<std::unique_ptr<ClusterCompressor>> take_compressor();
+  void give_back(std::unique_ptr<ClusterCompressor> compressor);
 
   // Reads header, snapshot table and L1 (again).
   Result<void> load();

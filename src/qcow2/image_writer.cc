@@ -231,6 +231,53 @@ Result<uint64_t> ImageWriter::write_extended(L2Table& table, uint64_t offset, st
   return piece.size();
 }
 
+// Counts a place of `length` bytes for a compressed cluster. Every compressed cluster counts once in each host cluster
+// that it touches.
+Result<uint64_t> ImageWriter::place_compressed(uint64_t length) {
+  const uint64_t max_refcount = header_.refcount_order == 6 ? UINT64_MAX : (uint64_t{1} << header_.refcount_bits()) - 1;
+  uint64_t room = 0;
+  if (pack_offset_ != 0) {
+    const uint64_t count = TRY(refcounts_.get(pack_offset_ / cluster_size()));
+    room = count == 0 || count >= max_refcount ? 0 : align_up(pack_offset_, cluster_size()) - pack_offset_;
+  }
+  uint64_t offset = pack_offset_;
+  uint64_t present = 0;  // the stream begins in this host cluster, which others use, too
+  if (room >= length) {
+    present = offset / cluster_size();
+  } else {
+    const uint64_t fresh = TRY(refcounts_.allocate(1)) * cluster_size();
+    if (room != 0 && align_up(offset, cluster_size()) == fresh)
+      present = offset / cluster_size();
+    else
+      offset = fresh;
+  }
+  if (present != 0) {
+    if (auto counted = refcounts_.increment(present, 1); !counted) return std::move(counted).error();
+  }
+  pack_offset_ = offset + length;
+  if (pack_offset_ % cluster_size() == 0) pack_offset_ = 0;
+  return offset;
+}
+
+Result<void> ImageWriter::write_compressed(uint64_t guest_cluster, std::span<const std::byte> stream) {
+  const EntryFormat& f = mapping_.format();
+  const uint64_t l1 = mapping_.l1_index(guest_cluster);
+  const uint64_t index = mapping_.l2_index(guest_cluster);
+  L2Table* table = TRY(writable_table(l1));
+  dirty_tables_.insert(l1);
+  const uint64_t offset = TRY(place_compressed(stream.size()));
+  const uint64_t sectors = (offset + stream.size() - 1) / 512 - offset / 512;
+  const uint64_t entry = kEntryCompressed | sectors << (62 - (f.cluster_bits - 8)) | offset;
+  if (auto written = file_.write_at(offset, stream); !written) {
+    const uint64_t first = offset / cluster_size();
+    freed_.emplace_back(first, (offset + stream.size() - 1) / cluster_size() - first + 1);
+    return written;
+  }
+  TRY(drop_cluster(table->entry(f, index)));
+  set_entry(*table, index, entry, 0);
+  return {};
+}
+
 Result<uint64_t> ImageWriter::zero_by_table(uint64_t offset, uint64_t length, ZeroKind kind) {
   if (failed_)
     return make_error(ErrorKind::kIo,
@@ -306,6 +353,32 @@ Result<bool> ImageWriter::zero_subclusters(uint64_t guest_cluster, uint64_t firs
   return true;
 }
 
+Result<void> ImageWriter::unmap_everything() {
+  CHECK(dirty_tables_.empty() && dirty_l1_.empty());
+  const EntryFormat& f = mapping_.format();
+  for (uint64_t l1 = 0; l1 < mapping_.l1().size(); ++l1) {
+    const L2Table* table = TRY(mapping_.table(l1));
+    if (table == nullptr) continue;
+    for (uint64_t index = 0; index < mapping_.entries_per_table(); ++index) TRY(drop_cluster(table->entry(f, index)));
+    freed_.emplace_back(table->host_offset / cluster_size(), 1);
+    mapping_.l1()[l1] = 0;
+    dirty_l1_.insert(l1);
+    mapping_.trim(kMaxDirtyBytes);
+  }
+  mapping_.forget_tables();
+  return {};
+}
+
+Result<void> ImageWriter::trim_file() {
+  TRY(refcounts_.load_all());
+  const uint64_t size = TRY(file_.size());
+  const uint64_t clusters = div_round_up(size, cluster_size());
+  uint64_t end = clusters;
+  while (end > 1 && refcounts_.all_loaded_equal(end - 1, 1, 0)) --end;
+  if (end == clusters) return {};
+  return file_.resize(end * cluster_size());
+}
+
 bool ImageWriter::wants_write_back() const {
   return dirty_tables_.size() * cluster_size() > kMaxDirtyBytes;
 }
@@ -339,6 +412,9 @@ Result<void> ImageWriter::write_refcount_table() {
 }
 
 Result<void> ImageWriter::write_back_ordered() {
+  // Compressed data ends anywhere, and the sectors that an entry speaks of are there whole.
+  if (pack_offset_ % 512 != 0 && TRY(file_.size()) < align_up(pack_offset_, 512))
+    TRY(file_.resize(align_up(pack_offset_, 512)));
   if (refcounts_.any_dirty() || filled_places_) {
     TRY(refcounts_.place_blocks());
     TRY(refcounts_.write_dirty_blocks());
@@ -354,10 +430,13 @@ Result<void> ImageWriter::write_back_ordered() {
   }
   dirty_tables_.clear();
   if (!dirty_l1_.empty()) {
-    TRY(file_.flush());  // L2 tables | the L1 entries that point at them
-    for (const uint64_t index : dirty_l1_) {
-      const be64 entry = mapping_.l1()[index];
-      TRY(file_.write_at(header_.l1_table_offset + index * 8, std::as_bytes(std::span(&entry, 1))));
+    TRY(file_.flush());     // L2 tables | the L1 entries that point at them
+    std::vector<be64> run;  // of neighbours: each may reach the disk without the others
+    for (auto at = dirty_l1_.begin(); at != dirty_l1_.end();) {
+      const uint64_t first = *at;
+      run.clear();
+      for (; at != dirty_l1_.end() && *at == first + run.size(); ++at) run.emplace_back(mapping_.l1()[*at]);
+      TRY(file_.write_at(header_.l1_table_offset + first * 8, std::as_bytes(std::span(run))));
     }
     dirty_l1_.clear();
   }
@@ -367,6 +446,7 @@ Result<void> ImageWriter::write_back_ordered() {
 Result<void> ImageWriter::release_freed() {
   if (freed_.empty()) return {};
   reader_.forget_decompressed();
+  pack_offset_ = 0;  // its cluster may be among those that become free
   std::vector<std::pair<uint64_t, uint64_t>> ranges;
   std::swap(ranges, freed_);
   for (const auto& [first, count] : ranges) {

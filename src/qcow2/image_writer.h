@@ -33,10 +33,16 @@ class ImageWriter {
   Result<InPlace> find_in_place(uint64_t offset, uint64_t length);
   // Allocates for a first part of `data` and writes it; returns how many bytes that was.
   Result<uint64_t> write_allocating(uint64_t offset, std::span<const std::byte> data);
+  // Makes the guest's cluster at `guest_cluster` the compressed `stream`, packed behind the last one.
+  Result<void> write_compressed(uint64_t guest_cluster, std::span<const std::byte> stream);
   // Makes a first part of [offset, offset+length) read as zeroes through the tables; returns how many bytes. 0: the
   // tables can't say it (edges of clusters, v2 with a backing file), zero bytes have to be written.
   enum class ZeroKind : uint8_t { kUnmap, kKeepAllocated, kDiscard };
   Result<uint64_t> zero_by_table(uint64_t offset, uint64_t length, ZeroKind kind);
+  // No guest offset is mapped any more, once write_back() has brought it out; nothing may be dirty before.
+  Result<void> unmap_everything();
+  // Cuts off what is free at the end of the file. Nothing may be dirty.
+  Result<void> trim_file();
 
   // Makes the tables durable; see above.
   Result<void> write_back();
@@ -69,6 +75,7 @@ class ImageWriter {
   Result<void> drop_cluster(uint64_t entry);
   Result<void> write_clusters(uint64_t host, uint64_t guest_cluster, uint64_t offset, std::span<const std::byte> data);
   Result<uint64_t> write_standard(L2Table& table, uint64_t offset, std::span<const std::byte> data);
+  Result<uint64_t> place_compressed(uint64_t length);
   Result<uint64_t> write_extended(L2Table& table, uint64_t offset, std::span<const std::byte> data);
   Result<bool> zero_cluster(uint64_t guest_cluster, ZeroKind kind);
   Result<bool> zero_subclusters(uint64_t guest_cluster, uint64_t first, uint64_t last, ZeroKind kind);
@@ -89,6 +96,7 @@ class ImageWriter {
   // Data went to places that count already but are not shown yet (subclusters, zero clusters with a place): should the
   // tables reach the disk before it, the guest would see what lay there long ago.
   bool filled_places_ = false;
+  uint64_t pack_offset_ = 0;  // where the next compressed cluster goes, within a host cluster that has some; 0: nowhere
   bool failed_ = false;
 };
 

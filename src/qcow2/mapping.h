@@ -55,6 +55,11 @@ class Mapping {
   L2Table* put(uint64_t index, L2Table table);
   // Lets clean tables go, oldest first, until at most `max_bytes` of tables are held.
   void trim(size_t max_bytes);
+  // Forgets all tables, changed ones included.
+  void forget_tables() {
+    tables_.clear();
+    order_.clear();
+  }
   size_t cached_bytes() const { return tables_.size() * format_.cluster_size(); }
   const std::unordered_map<uint64_t, std::unique_ptr<L2Table>>& cached() const { return tables_; }
 
