@@ -86,7 +86,7 @@ int run_command(const std::vector<std::string>& arguments) {
   app.require_subcommand(1);
   app.fallthrough();  // global options may also stand behind the verb
   for (const AddNoun add : kNouns) add(app, context);
-  app.add_subcommand("image", "Disk images: create, info, snapshot, convert, spelled as qemu-img's");
+  app.add_subcommand("image", "Disk images: create, info, convert, commit, rebase and more, spelled as qemu-img's");
 
   const std::optional<size_t> image = position_of_image(arguments);
   const auto ours_end = arguments.begin() + static_cast<ptrdiff_t>(image ? *image + 1 : arguments.size());

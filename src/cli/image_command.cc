@@ -12,13 +12,15 @@ namespace {
 
 using Verb = ImageExit (*)(const ImageCall&);
 
-constexpr std::array<std::pair<const char*, Verb>, 6> kVerbs = {{
+constexpr std::array<std::pair<const char*, Verb>, 8> kVerbs = {{
     {"check", image_check},
     {"create", image_create},
     {"info", image_info},
     {"snapshot", image_snapshot},
     {"convert", image_convert},
     {"bitmap", image_bitmap},
+    {"commit", image_commit},
+    {"rebase", image_rebase},
 }};
 
 constexpr const char* kHelp =
@@ -34,15 +36,22 @@ constexpr const char* kHelp =
   {0} snapshot [-f FORMAT] [-q] [-U] [-l | -c NAME | -a SNAPSHOT | -d NAME] FILE
       lists, creates, applies (reverts to) or deletes the snapshots inside of a qcow2 image
   {0} convert [-p] [-q] [-n] [-U] [-f FORMAT] [-O FORMAT] [-B BACKING_FILE -F FORMAT] [-o OPTIONS]
-      [-l SNAPSHOT] [-S SIZE] [--target-is-zero] FILE... TARGET
-      copies the disk in FILE (or a snapshot of it) to a new image; holes stay holes
+      [-l SNAPSHOT] [-S SIZE] [-c] [-r RATE] [--salvage] [--target-is-zero] FILE... TARGET
+      copies the disk in FILE (or a snapshot of it) to a new image; holes stay holes; -c compresses, --salvage
+      copies what can be read
   {0} bitmap (--add [-g GRANULARITY] | --remove | --clear | --enable | --disable | --merge BITMAP)...
       [-b FILE [-F FORMAT]] [-f FORMAT] FILE BITMAP
       makes and changes the persistent dirty bitmaps of a qcow2 image; -b: where --merge finds its BITMAP
+  {0} commit [-p] [-q] [-f FORMAT] [-t CACHE] [-b BASE] [-d] [-r RATE] FILE
+      writes what FILE holds into its backing file, or into BASE further below, and empties FILE; -b, -d keep it
+  {0} rebase [-p] [-q] [-f FORMAT] [-t CACHE] [-T CACHE] [-u] -b BACKING_FILE [-F FORMAT] FILE
+      gives FILE another backing file (-b "": none) and copies what would show differently; -u changes the name only
 
   FORMAT    raw or qcow2
   OPTIONS   NAME=VALUE,...; `-o help` lists them
   SIZE      bytes, or a number with one of the suffixes k, M, G, T, P, E (powers of 1024)
+  RATE      bytes per second, as SIZE
+  CACHE     none, writeback, writethrough, directsync or unsafe
   SNAPSHOT  an id or a name; for convert also snapshot.id=ID,snapshot.name=NAME
   -U        open an image that another process may be writing to
   -q        print errors only

@@ -22,5 +22,7 @@ ImageExit image_info(const ImageCall& call);
 ImageExit image_snapshot(const ImageCall& call);
 ImageExit image_convert(const ImageCall& call);
 ImageExit image_bitmap(const ImageCall& call);
+ImageExit image_commit(const ImageCall& call);
+ImageExit image_rebase(const ImageCall& call);
 
 }  // namespace varve::cli

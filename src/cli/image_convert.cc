@@ -9,9 +9,12 @@
 #include "cli/image_convert_arguments.h"
 #include "cli/image_errors.h"
 #include "cli/image_options.h"
+#include "cli/image_progress.h"
+#include "cli/interrupt.h"
 #include "image/backing_name.h"
 #include "image/convert.h"
 #include "image/create.h"
+#include "image/offload.h"
 #include "image/open.h"
 
 namespace varve::cli {
@@ -23,36 +26,6 @@ struct Source {
   image::OpenImage image;
   std::unique_ptr<BlockDevice> snapshot = nullptr;
   image::ConvertSource disk = {};
-};
-
-// `qemu-img convert` prints its progress to standard output, wherever that goes.
-class Progress {
- public:
-  Progress(Output& output, bool wanted) : output_(output), wanted_(wanted) { show(0); }
-  ~Progress() {
-    if (wanted_) output_.print("\n");
-  }
-  Progress(const Progress&) = delete;
-  Progress& operator=(const Progress&) = delete;
-
-  void update(uint64_t done, uint64_t total) {
-    if (total == 0) return;
-    const double percent = 100.0 * static_cast<double>(done) / static_cast<double>(total);
-    if (percent - shown_ >= 1.0) show(percent);
-  }
-  void finish() { show(100); }
-
- private:
-  void show(double percent) {
-    shown_ = percent;
-    if (!wanted_) return;
-    output_.print(fmt::format("    ({:.2f}/100%)\r", percent));
-    std::fflush(output_.out());
-  }
-
-  Output& output_;
-  bool wanted_;
-  double shown_ = 0;
 };
 
 std::optional<size_t> find_snapshot(std::span<const qcow2::Snapshot> snapshots, const SnapshotSelector& selector) {
@@ -128,6 +101,9 @@ Result<ImageOptions> target_options(const ConvertRequest& request, image::Format
     }
     TRY(options.set("backing_fmt", *request.backing_format));
   }
+  if (request.compress && options.text("preallocation").value_or("off") != "off") {
+    return make_error(ErrorKind::kInvalidArgument, "Compression and preallocation not supported at the same time");
+  }
   if (options.text("backing_file")) {
     if (request.sources.size() > 1) {
       return make_error(ErrorKind::kInvalidArgument,
@@ -175,8 +151,22 @@ Error copy_error(Error error, const std::string& target) {
   return std::move(error).with_note(fmt::format("'{}' is incomplete, and of no use", target));
 }
 
+// Where file systems can do it by themselves: reflinks whenever nobody asked for another layout of the data, copies
+// inside the kernel with -C. False where the bytes have to be read and written.
+Result<bool> offload(const ConvertRequest& request, const std::vector<Source>& sources, const image::OpenImage& target,
+                     uint64_t size) {
+  if (sources.size() != 1 || sources[0].image.format() != image::Format::kRaw ||
+      target.format() != image::Format::kRaw || request.sparse_given || request.salvage ||
+      request.bytes_per_second != 0) {
+    return false;
+  }
+  FileDevice& from = sources[0].image.file();
+  if (TRY(image::share_blocks(from, target.file(), size))) return true;
+  return request.offload && TRY(image::copy_in_kernel(from, target.file(), size));
+}
+
 Result<void> run(Output& output, const ConvertRequest& request) {
-  Progress progress(output, request.progress);
+  ImageProgress progress(output, request.progress);
   std::vector<Source> sources = TRY(open_sources(request));
   std::vector<image::ConvertSource> disks;
   uint64_t size = 0;
@@ -197,6 +187,9 @@ Result<void> run(Output& output, const ConvertRequest& request) {
     has_backing = options.text("backing_file").has_value();
     TRY(create_target(request, options));
   }
+  if (request.compress && *format == image::Format::kRaw) {
+    return make_error(ErrorKind::kInvalidArgument, "Compression not supported for this file format");
+  }
   const image::OpenImage target = TRY(open_target(request, *format));
   if (TRY(target.device()->size()) < size) {
     return make_error(ErrorKind::kInvalidArgument, "output file is smaller than input file");
@@ -206,8 +199,28 @@ Result<void> run(Output& output, const ConvertRequest& request) {
   options.sparse_size = request.sparse_size;
   options.target_is_zero = !has_backing && (is_new || request.target_is_zero);
   options.only_top_layer = has_backing;
-  options.progress = [&](uint64_t done, uint64_t total) { progress.update(done, total); };
-  Result<void> copied = image::convert(disks, *target.device(), options);
+  if (request.compress) options.compress_into = target.qcow2();
+  options.in_order = !request.compress && *format == image::Format::kQcow2;
+  options.bytes_per_second = request.bytes_per_second;
+  if (request.progress) options.progress = [&](uint64_t done, uint64_t total) { progress.update(done, total); };
+  if (request.salvage) {
+    options.unreadable = [&](uint64_t offset, const Error& error) {
+      if (request.quiet) return;
+      output.error(fmt::format("warning: error while reading offset {}: {}", offset,
+                               error.sys_errno != 0 ? std::strerror(error.sys_errno) : error.message));
+    };
+  }
+  options.interrupted = interrupted;
+  const InterruptWatch watch;
+  const Result<bool> offloaded = is_new ? offload(request, sources, target, size) : Result<bool>(false);
+  if (!offloaded) return copy_error(offloaded.error(), request.target);
+  Result<void> copied = *offloaded ? Result<void>() : image::convert(disks, *target.device(), options);
+  if (!copied && copied.error().kind == ErrorKind::kInterrupted) {
+    TRY(target.device()->flush());
+    return make_error(ErrorKind::kInterrupted,
+                      fmt::format("interrupted: '{}' holds the first {} of {} bytes, and is a whole image",
+                                  request.target, copied.error().offset.value_or(0), size));
+  }
   if (copied) copied = target.device()->flush();
   if (!copied) return copy_error(std::move(copied).error(), request.target);
   progress.finish();

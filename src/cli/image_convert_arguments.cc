@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <charconv>
 #include <string_view>
 
+#include "cli/cache_mode.h"
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
 #include "cli/image_options.h"
@@ -17,12 +17,6 @@ namespace {
 
 constexpr uint64_t kMaxSparseSize = 16u << 20;
 constexpr std::string_view kSelectorPrefix = "snapshot.";
-
-bool is_cache_mode(const std::string& mode) {
-  constexpr std::array<std::string_view, 6> kModes = {"none",         "off",        "writeback",
-                                                      "writethrough", "directsync", "unsafe"};
-  return std::ranges::find(kModes, mode) != kModes.end();
-}
 
 bool is_coroutine_count(const std::string& text) {
   unsigned count = 0;
@@ -126,7 +120,7 @@ class Parser {
         request_.progress = true;
         break;
       case 'q':
-        quiet_ = true;
+        request_.quiet = true;
         break;
       case 'n':
         request_.skip_create = true;
@@ -135,13 +129,13 @@ class Parser {
         request_.share = true;
         break;
       case 'C':
-        offload_ = true;
+        request_.offload = true;
         break;
       case 't':
-        cache_ = value;
+        request_.cache = value;
         break;
       case 'T':
-        source_cache_ = value;
+        request_.source_cache = value;
         break;
       case 'W':
         break;  // the order of writes is ours anyhow
@@ -154,9 +148,14 @@ class Parser {
         request_.target_is_zero = true;
         break;
       case 'c':
-        return unsupported("-c");
-      case 'r':
-        return unsupported("-r");
+        request_.compress = true;
+        break;
+      case 'r': {
+        const std::optional<uint64_t> rate = size_argument(output_, "rate limit", value);
+        if (!rate) return ImageExit{1};
+        request_.bytes_per_second = *rate;
+        break;
+      }
       case kOptionObject:
         return unsupported("--object");
       case kOptionImageOpts:
@@ -164,7 +163,8 @@ class Parser {
       case kOptionTargetImageOpts:
         return unsupported("--target-image-opts");
       case kOptionSalvage:
-        return unsupported("--salvage");
+        request_.salvage = true;
+        break;
       default:
         return unsupported("--bitmaps");
     }
@@ -181,12 +181,14 @@ class Parser {
                       kMaxSparseSize));
     }
     request_.sparse_size = *size;
-    sparse_given_ = true;
+    request_.sparse_given = true;
     return std::nullopt;
   }
 
   ConvertArguments complete(const std::vector<std::string>& operands) {
-    if (offload_ && sparse_given_) return finish(fail("Cannot enable copy offloading when -S is used"));
+    if (request_.offload && request_.compress) return finish(fail("Cannot enable copy offloading when -c is used"));
+    if (request_.offload && request_.salvage) return finish(fail("Cannot use copy offloading in salvaging mode"));
+    if (request_.offload && request_.sparse_given) return finish(fail("Cannot enable copy offloading when -S is used"));
     if (request_.target_is_zero && !request_.skip_create) {
       return finish(fail("--target-is-zero requires use of -n flag"));
     }
@@ -200,21 +202,17 @@ class Parser {
       return finish({0});
     }
     if (operands.size() < 2) return finish(fail("Must specify image file name"));
-    if (!is_cache_mode(source_cache_)) return finish(fail("Invalid source cache option: " + source_cache_));
-    if (!is_cache_mode(cache_)) return finish(fail("Invalid cache option: " + cache_));
+    if (!parse_cache_mode(request_.source_cache))
+      return finish(fail("Invalid source cache option: " + request_.source_cache));
+    if (!parse_cache_mode(request_.cache)) return finish(fail("Invalid cache option: " + request_.cache));
     request_.sources.assign(operands.begin(), operands.end() - 1);
     request_.target = operands.back();
-    if (quiet_) request_.progress = false;
+    if (request_.quiet) request_.progress = false;
     return {std::move(request_), std::nullopt};
   }
 
   Output& output_;
   ConvertRequest request_;
-  std::string cache_ = "unsafe";
-  std::string source_cache_ = "writeback";
-  bool quiet_ = false;
-  bool offload_ = false;
-  bool sparse_given_ = false;
 };
 
 }  // namespace

@@ -28,7 +28,15 @@ struct ConvertRequest {
   uint64_t sparse_size = 4096;
   bool skip_create = false;  // -n
   bool target_is_zero = false;
+  std::string cache = "unsafe";            // -t
+  std::string source_cache = "writeback";  // -T
+  uint64_t bytes_per_second = 0;           // -r
+  bool sparse_given = false;
+  bool offload = false;  // -C
+  bool compress = false;
+  bool salvage = false;
   bool progress = false;
+  bool quiet = false;
   bool share = false;
 };
 

@@ -5,95 +5,30 @@
 #include <algorithm>
 #include <condition_variable>
 #include <cstring>
-#include <deque>
-#include <memory>
+#include <limits>
 #include <mutex>
-#include <optional>
-#include <thread>
 
 #include "base/checked.h"
+#include "image/buffer_pool.h"
 #include "image/open.h"
+#include "image/parallel.h"
+#include "image/rate_limit.h"
+#include "image/raw_image.h"
 
 namespace varve::image {
 
 namespace {
 
 constexpr uint64_t kBufferSize = 2u << 20;
-constexpr size_t kBuffersInFlight = 4;
-constexpr size_t kPiecesInFlight = 1024;               // ranges of zeroes need no buffer
+constexpr size_t kPiecesAtOnce = 4096;                 // are listed before they are copied
 constexpr uint64_t kExtentWindow = uint64_t{1} << 30;  // how far the source is asked ahead
 constexpr uint64_t kZeroUnit = 4096;                   // zeroes are looked for in units of this many bytes
 
-using Buffer = std::unique_ptr<std::byte[]>;
-
-// A piece of the target's disk: bytes to write, or (without a buffer) a range that shall read as zeroes.
+// A piece of the target's disk: bytes to copy, or a range that shall read as zeroes.
 struct Piece {
   uint64_t offset = 0;
   uint64_t length = 0;
-  Buffer buffer;
-};
-
-// Hands pieces from the reading to the writing thread, and their buffers back.
-class Pipe {
- public:
-  Pipe() {
-    for (size_t i = 0; i < kBuffersInFlight; ++i)
-      free_.push_back(std::make_unique_for_overwrite<std::byte[]>(kBufferSize));
-  }
-
-  // Null when the writer gave up.
-  Buffer take_buffer() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return stopped_ || !free_.empty(); });
-    if (stopped_) return nullptr;
-    Buffer buffer = std::move(free_.back());
-    free_.pop_back();
-    return buffer;
-  }
-  void give_back(Buffer buffer) {
-    const std::scoped_lock lock(mutex_);
-    free_.push_back(std::move(buffer));
-    changed_.notify_all();
-  }
-  void push(Piece piece) {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return stopped_ || pieces_.size() < kPiecesInFlight; });
-    pieces_.push_back(std::move(piece));
-    changed_.notify_all();
-  }
-  // The reader is through, well or not.
-  void end() {
-    const std::scoped_lock lock(mutex_);
-    ended_ = true;
-    changed_.notify_all();
-  }
-  // The writer gives up.
-  void stop() {
-    const std::scoped_lock lock(mutex_);
-    stopped_ = true;
-    changed_.notify_all();
-  }
-  bool stopped() {
-    const std::scoped_lock lock(mutex_);
-    return stopped_;
-  }
-  std::optional<Piece> pop() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return ended_ || !pieces_.empty(); });
-    if (pieces_.empty()) return std::nullopt;
-    Piece piece = std::move(pieces_.front());
-    pieces_.pop_front();
-    changed_.notify_all();
-    return piece;
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<Piece> pieces_;
-  std::vector<Buffer> free_;
-  bool ended_ = false;
-  bool stopped_ = false;
+  bool zero = false;
 };
 
 bool is_zero(std::span<const std::byte> bytes) {
@@ -146,88 +81,147 @@ Result<uint64_t> data_bytes(const std::vector<ConvertSource>& sources, bool only
   return total;
 }
 
-class Reader {
+// Lets pieces through in their order. A piece that failed stops those behind it, not those before.
+class Turns {
  public:
-  Reader(const std::vector<ConvertSource>& sources, const ConvertOptions& options, Pipe& pipe)
-      : sources_(sources), options_(options), pipe_(pipe) {}
+  // False: a piece before this one failed.
+  bool wait(size_t index) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return next_ == index || failed_ < index; });
+    return failed_ >= index;
+  }
+  void done() {
+    const std::scoped_lock lock(mutex_);
+    ++next_;
+    changed_.notify_all();
+  }
+  void fail(size_t index) {
+    const std::scoped_lock lock(mutex_);
+    failed_ = std::min(failed_, index);
+    changed_.notify_all();
+  }
+  void start_over() { next_ = 0; }
 
-  Result<void> run() {
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  size_t next_ = 0;
+  size_t failed_ = std::numeric_limits<size_t>::max();
+};
+
+class Copier {
+ public:
+  Copier(const std::vector<ConvertSource>& sources, BlockDevice& target, const ConvertOptions& options, uint64_t total)
+      : sources_(sources),
+        target_(target),
+        options_(options),
+        total_(total),
+        unit_(options.compress_into != nullptr ? options.compress_into->header().cluster_size() : kZeroUnit),
+        sparse_size_(options.compress_into != nullptr ? unit_ : options.sparse_size),
+        limit_(options.bytes_per_second) {
+    for (const ConvertSource& source : sources) size_ += source.size;
+    if (options.progress) options.progress(0, total);
+  }
+
+  // Cuts an extent (at an offset in the target) into pieces.
+  void add_pieces(const Extent& extent, std::vector<Piece>& pieces) {
+    if (extent.kind == ExtentKind::kUnallocated) return;  // the target's backing file has it
+    uint64_t begin = extent.offset;
+    uint64_t end = extent.offset + extent.length;
+    const bool zero = extent.kind == ExtentKind::kZero && options_.sparse_size != 0;
+    if (options_.compress_into != nullptr) {  // whole clusters, none of them twice
+      if (!zero) begin = align_down(begin, unit_);
+      if (!zero) end = std::min(align_up(end, unit_), size_);
+      begin = std::max(begin, pieces_end_);
+      if (begin >= end) return;
+    }
+    if (zero) {
+      if (!options_.target_is_zero) pieces.push_back({begin, end - begin, true});
+      return;
+    }
+    pieces_end_ = end;
+    while (begin < end) {  // up to multiples of the buffer size, so that clusters of the target are written whole
+      const uint64_t length = std::min(end - begin, kBufferSize - begin % kBufferSize);
+      pieces.push_back({begin, length, false});
+      begin += length;
+    }
+  }
+
+  Result<void> copy(const std::vector<Piece>& pieces) {
+    turns_.start_over();
+    return for_each_parallel(pieces.size(), copy_threads(), [&](size_t i) {
+      Result<void> copied = copy(pieces[i], i);
+      if (!copied) turns_.fail(i);
+      return copied;
+    });
+  }
+
+ private:
+  Result<void> copy(const Piece& piece, size_t index) {
+    if (options_.interrupted && options_.interrupted()) {
+      Error error = make_error(ErrorKind::kInterrupted, "interrupted");
+      error.offset = piece.offset;
+      return error;
+    }
+    if (piece.zero) {
+      TRY(wait_for_turn(index));
+      TRY(zero(piece.offset, piece.length));
+      turns_.done();
+      return {};
+    }
+    limit_.pass(piece.length);
+    BufferPool::Lease lease(buffers_);
+    const std::span<std::byte> buffer = lease.first(piece.length);
+    TRY(read(piece.offset, buffer));
+    TRY(wait_for_turn(index));
+    TRY(write_sparsely(piece.offset, buffer));
+    turns_.done();
+    if (!options_.progress) return {};
+    const std::scoped_lock lock(report_lock_);
+    done_ += piece.length;
+    options_.progress(done_, total_);
+    return {};
+  }
+
+  Result<void> wait_for_turn(size_t index) {
+    if (!options_.in_order || turns_.wait(index)) return {};
+    return make_error(ErrorKind::kInterrupted, "a piece before this one failed");
+  }
+
+  // From the sources, one behind the other.
+  Result<void> read(uint64_t offset, std::span<std::byte> buffer) {
     uint64_t base = 0;
     for (const ConvertSource& source : sources_) {
-      Result<void> read = for_each_extent(source, options_.only_top_layer, [&](const Extent& extent) -> Result<void> {
-        if (pipe_.stopped()) return make_error(ErrorKind::kInterrupted, "the writer gave up");
-        return take(source, base, extent);
-      });
-      TRY(std::move(read));
+      if (buffer.empty()) break;
+      if (offset < base + source.size) {
+        const auto piece = buffer.first(std::min<uint64_t>(buffer.size(), base + source.size - offset));
+        TRY(read(*source.layers.front(), base, offset, piece));
+        offset += piece.size();
+        buffer = buffer.subspan(piece.size());
+      }
       base += source.size;
     }
     return {};
   }
 
- private:
-  Result<void> take(const ConvertSource& source, uint64_t base, const Extent& extent) {
-    switch (extent.kind) {
-      case ExtentKind::kUnallocated:  // the target's backing file has it
-        return {};
-      case ExtentKind::kZero:
-        if (options_.sparse_size != 0) {
-          push_zeroes(base + extent.offset, extent.length);
-          return {};
-        }
-        [[fallthrough]];
-      case ExtentKind::kData:
-        for (uint64_t done = 0; done < extent.length;) {
-          // Ends at multiples of the buffer size, so that clusters of the target are written whole.
-          const uint64_t at = extent.offset + done;
-          const uint64_t length = std::min(extent.length - done, kBufferSize - (base + at) % kBufferSize);
-          Buffer buffer = pipe_.take_buffer();
-          if (!buffer) return make_error(ErrorKind::kInterrupted, "the writer gave up");
-          Result<void> read = source.layers.front()->read_at(at, {buffer.get(), length});
-          if (!read) return failed("reading", base + at, std::move(read).error());
-          pipe_.push({base + at, length, std::move(buffer)});
-          done += length;
-        }
-        return {};
+  Result<void> read(BlockDevice& device, uint64_t base, uint64_t offset, std::span<std::byte> buffer) {
+    Result<void> whole = device.read_at(offset - base, buffer);
+    if (whole) return whole;
+    if (!options_.unreadable) return failed("reading", offset, std::move(whole).error());
+    for (uint64_t at = 0; at < buffer.size(); at += kSectorSize) {
+      const auto sector = buffer.subspan(at, std::min<uint64_t>(kSectorSize, buffer.size() - at));
+      const Result<void> part = device.read_at(offset - base + at, sector);
+      if (part) continue;
+      std::memset(sector.data(), 0, sector.size());
+      const std::scoped_lock lock(report_lock_);
+      options_.unreadable(offset + at, part.error());
     }
     return {};
-  }
-
-  void push_zeroes(uint64_t offset, uint64_t length) {
-    if (!options_.target_is_zero) pipe_.push({offset, length, nullptr});
-  }
-
-  const std::vector<ConvertSource>& sources_;
-  const ConvertOptions& options_;
-  Pipe& pipe_;
-};
-
-class Writer {
- public:
-  Writer(BlockDevice& target, const ConvertOptions& options, Pipe& pipe, uint64_t total)
-      : target_(target), options_(options), pipe_(pipe), total_(total) {}
-
-  Result<void> run() {
-    report();
-    while (std::optional<Piece> piece = pipe_.pop()) {
-      if (!piece->buffer) {
-        TRY(zero(piece->offset, piece->length));
-        continue;
-      }
-      TRY(write_sparsely(piece->offset, {piece->buffer.get(), piece->length}));
-      done_ += piece->length;
-      pipe_.give_back(std::move(piece->buffer));
-      report();
-    }
-    return {};
-  }
-
- private:
-  void report() {
-    if (options_.progress) options_.progress(done_, total_);
   }
 
   Result<void> write(uint64_t offset, std::span<const std::byte> data) {
-    Result<void> written = target_.write_at(offset, data);
+    Result<void> written = options_.compress_into != nullptr ? options_.compress_into->write_compressed(offset, data)
+                                                             : target_.write_at(offset, data);
     if (!written) return failed("writing", offset, std::move(written).error());
     return {};
   }
@@ -246,7 +240,7 @@ class Writer {
     size_t at = 0;
     while (at < data.size()) {
       const size_t zeroes = zero_run(offset, data, at);
-      if (zeroes >= options_.sparse_size || (zeroes != 0 && zeroes == data.size() - at && at == data_begin)) {
+      if (zeroes >= sparse_size_ || (zeroes != 0 && zeroes == data.size() - at && at == data_begin)) {
         if (at != data_begin) TRY(write(offset + data_begin, data.subspan(data_begin, at - data_begin)));
         TRY(zero(offset + at, zeroes));
         data_begin = at + zeroes;
@@ -261,7 +255,7 @@ class Writer {
   }
 
   // The length of the run of zero bytes at data[at], in whole units (of the target's offsets) but for the data's end.
-  static size_t zero_run(uint64_t offset, std::span<const std::byte> data, size_t at) {
+  size_t zero_run(uint64_t offset, std::span<const std::byte> data, size_t at) const {
     size_t end = at;
     while (end < data.size()) {
       const size_t next = std::min(data.size(), next_unit(offset, end));
@@ -270,14 +264,22 @@ class Writer {
     }
     return end - at;
   }
-  static size_t next_unit(uint64_t offset, size_t at) {
-    return static_cast<size_t>(align_down(offset + at, kZeroUnit) + kZeroUnit - offset);
+  size_t next_unit(uint64_t offset, size_t at) const {
+    return static_cast<size_t>(align_down(offset + at, unit_) + unit_ - offset);
   }
 
+  const std::vector<ConvertSource>& sources_;
   BlockDevice& target_;
   const ConvertOptions& options_;
-  Pipe& pipe_;
   uint64_t total_;
+  uint64_t size_ = 0;        // of all sources
+  uint64_t unit_;            // zeroes are looked for in units of this many bytes
+  uint64_t sparse_size_;     // and so many of them make a hole
+  uint64_t pieces_end_ = 0;  // of the data pieces so far
+  Turns turns_;
+  RateLimit limit_;
+  BufferPool buffers_{kBufferSize};
+  std::mutex report_lock_;
   uint64_t done_ = 0;
 };
 
@@ -286,17 +288,22 @@ class Writer {
 Result<void> convert(const std::vector<ConvertSource>& sources, BlockDevice& target, const ConvertOptions& options) {
   uint64_t total = 0;
   if (options.progress) total = TRY(data_bytes(sources, options.only_top_layer));
-  Pipe pipe;
-  Result<void> read;
-  std::thread reading([&] {
-    read = Reader(sources, options, pipe).run();
-    pipe.end();
-  });
-  Result<void> written = Writer(target, options, pipe, total).run();
-  if (!written) pipe.stop();
-  reading.join();
-  if (!written) return written;
-  return read;
+  Copier copier(sources, target, options, total);
+  std::vector<Piece> pieces;
+  const auto copy_pieces = [&]() -> Result<void> {
+    Result<void> copied = copier.copy(pieces);
+    pieces.clear();
+    return copied;
+  };
+  uint64_t base = 0;
+  for (const ConvertSource& source : sources) {
+    TRY(for_each_extent(source, options.only_top_layer, [&](const Extent& extent) -> Result<void> {
+      copier.add_pieces({base + extent.offset, extent.length, extent.kind}, pieces);
+      return pieces.size() < kPiecesAtOnce ? Result<void>() : copy_pieces();
+    }));
+    base += source.size;
+  }
+  return copy_pieces();
 }
 
 }  // namespace varve::image

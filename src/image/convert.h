@@ -1,7 +1,8 @@
 // Copying a guest's disk from one image to another, holes kept: what reads as zeroes is not written where the target
 // reads as zeroes anyhow, and long enough runs of zero bytes in data become holes.
 //
-// Two threads: one reads and looks for zeroes, one writes.
+// Several threads, each with its own pieces of the disk: reading, looking for zeroes and compressing go on side by
+// side.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "io/block_device.h"
+#include "qcow2/image.h"
 
 namespace varve::image {
 
@@ -25,8 +27,20 @@ struct ConvertOptions {
   bool target_is_zero = false;
   // The target's own backing file shows what the source's lower layers hold: only the top layer is copied.
   bool only_top_layer = false;
-  // Called by the writing thread now and then; bytes of data.
+  // Where the target is this image: clusters are written compressed, and only whole clusters of zeroes become holes.
+  qcow2::Image* compress_into = nullptr;
+  // Pieces are written one after the other, so that what a format allocates lies in the disk's order. (Compressed ones
+  // are written as they get ready.)
+  bool in_order = false;
+  uint64_t bytes_per_second = 0;  // 0: as fast as it goes
+  // Called now and then, from any thread but never from two at once; bytes of data.
   std::function<void(uint64_t done, uint64_t total)> progress = nullptr;
+  // Where it is given: sectors that can't be read become zeroes, and this is told where (in the target), never from two
+  // threads at once.
+  std::function<void(uint64_t offset, const Error& error)> unreadable = nullptr;
+  // Asked now and then: true ends the copy with kInterrupted, whose offset says how far it came: everything before is
+  // copied.
+  std::function<bool()> interrupted = nullptr;
 };
 
 // Copies the sources, one behind the other, into `target`, which is at least as large as all of them together. The

@@ -13,10 +13,10 @@ namespace varve::image {
 
 namespace {
 
-using FileId = std::pair<dev_t, ino_t>;
-
 LockRequest lock_for(size_t layer, Format format, const OpenOptions& options) {
   if (options.share_with_writers) return LockRequest::none();
+  if (layer > 0 && options.writable_layer == layer)
+    return format == Format::kRaw ? LockRequest::raw_writer() : LockRequest::format_writer();
   if (layer > 0) return LockRequest::backing_reader();
   switch (options.use) {
     case Use::kInspect:
@@ -30,10 +30,10 @@ LockRequest lock_for(size_t layer, Format format, const OpenOptions& options) {
   return LockRequest::format_writer();
 }
 
-Result<FileId> id_of(const FileDevice& file) {
+Result<FileIdentity> id_of(const FileDevice& file) {
   struct stat st = {};
   if (::fstat(file.fd(), &st) != 0) return system_error(errno, fmt::format("cannot examine '{}'", file.name()));
-  return FileId{st.st_dev, st.st_ino};
+  return FileIdentity{st.st_dev, st.st_ino};
 }
 
 Result<void> refuse_protocol(const std::string& path) {
@@ -56,13 +56,13 @@ struct OpenLayer {
 Result<OpenLayer> open_layer(size_t index, const std::string& path, std::optional<Format> format,
                              const OpenOptions& options) {
   TRY(refuse_protocol(path));
-  const bool writable = index == 0 && options.use == Use::kWrite;
+  const bool writable = index == 0 ? options.use == Use::kWrite : options.writable_layer == index;
   OpenLayer result;
   // Which lock is right depends on the format, and reading the format needs no lock: a writer's lock would come in the
   // way of nothing but itself.
   result.file = TRY(FileDevice::open(path, writable ? Access::kReadWrite : Access::kReadOnly, LockRequest::none()));
   result.probed = !format;
-  result.layer = {path, format ? *format : TRY(probe_format(*result.file))};
+  result.layer = {path, format ? *format : TRY(probe_format(*result.file)), TRY(id_of(*result.file))};
   TRY(result.file->relock(lock_for(index, result.layer.format, options)));
   if (result.layer.format == Format::kRaw) {
     result.device = std::make_shared<RawImage>(result.file);
@@ -103,7 +103,7 @@ Result<Layer> declared_backing(const std::string& overlay_path, const qcow2::Hea
                                   "does not read",
                                   name, overlay_path, *header.backing_format));
   }
-  Layer layer{resolve_backing_name(overlay_path, name), *format};
+  Layer layer{resolve_backing_name(overlay_path, name), *format, {}};
   TRY(refuse_protocol(layer.path));
   return layer;
 }
@@ -111,8 +111,9 @@ Result<Layer> declared_backing(const std::string& overlay_path, const qcow2::Hea
 Result<OpenImage> open_image(const std::string& path, const OpenOptions& options, OpenFailure* failure) {
   CHECK(!(options.share_with_writers && options.use == Use::kWrite));
   OpenImage image;
-  std::vector<FileId> seen;
+  // "file:" says that a path follows, whatever it looks like.
   std::string next_path = path.starts_with("file:") ? path.substr(5) : path;
+  if (path.starts_with("file:") && protocol_of(next_path)) next_path.insert(0, "./");
   std::optional<Format> next_format = options.format;
 
   const auto fail = [&](Error error) -> Error {
@@ -128,13 +129,10 @@ Result<OpenImage> open_image(const std::string& path, const OpenOptions& options
   for (;;) {
     Result<OpenLayer> opened = open_layer(image.layers_.size(), next_path, next_format, options);
     if (!opened) return fail(std::move(opened).error());
-    const Result<FileId> id = id_of(*opened->file);
-    if (!id) return fail(id.error());
-    if (std::ranges::find(seen, *id) != seen.end()) {
+    if (std::ranges::any_of(image.layers_, [&](const Layer& l) { return l.file == opened->layer.file; })) {
       return fail(make_error(ErrorKind::kCorrupt,
                              fmt::format("'{}' is its own backing file, directly or through others", next_path)));
     }
-    seen.push_back(*id);
     if (above) above->set_backing(opened->device);
     image.layers_.push_back(opened->layer);
     image.devices_.push_back(opened->device);

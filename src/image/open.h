@@ -31,11 +31,21 @@ struct OpenOptions {
   // Take no locks (-U): somebody may be writing, and what is read may be inconsistent. Not with Use::kWrite.
   bool share_with_writers = false;
   bool open_backing = true;
+  // Besides the top, this layer of the chain is opened for writing: the image that a commit goes to.
+  std::optional<size_t> writable_layer = std::nullopt;
+};
+
+// The file behind an image, whatever it is called: st_dev and st_ino.
+struct FileIdentity {
+  uint64_t device = 0;
+  uint64_t inode = 0;
+  bool operator==(const FileIdentity&) const = default;
 };
 
 struct Layer {
   std::string path;  // as opened: an overlay's name for it, resolved
   Format format = Format::kRaw;
+  FileIdentity file = {};
 };
 
 // Where opening a chain failed, for callers that have their own words for it: layer 0 is the image that was named.

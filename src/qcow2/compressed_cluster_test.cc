@@ -252,7 +252,7 @@ TEST_P(CompressorOf, WhatDoesNotGetSmallerIsLeft) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Types, CompressorOf, testing::Values(CompressionType::kZlib, CompressionType::kZstd),
-                         [](const auto& info) { return info.param == CompressionType::kZstd ? "Zstd" : "Zlib"; });
+                         [](const auto& shape) { return shape.param == CompressionType::kZstd ? "Zstd" : "Zlib"; });
 
 }  // namespace
 }  // namespace varve::qcow2

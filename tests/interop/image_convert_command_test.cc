@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <random>
 
 #include "interop/image_command_peer.h"
 #include "support/mounted_file_system.h"
@@ -113,6 +114,71 @@ TEST_F(ImageConvertCommand, ReadsChainsAndCompressedImages) {
   }
 }
 
+TEST_F(ImageConvertCommand, CompressesAsQemuDoes) {
+  // Text that packs well, random bytes that don't, zeroes, and odd ends.
+  std::string contents;
+  std::mt19937_64 random(7);
+  while (contents.size() < 3u << 20) {
+    switch (random() % 4) {
+      case 0:
+        contents += fmt::format("line {} of a log that says the same again and again\n", random() % 100);
+        break;
+      case 1:
+        for (int i = 0; i < 20; ++i) contents += static_cast<char>(random());
+        break;
+      case 2:
+        for (unsigned i = 0, n = random() % 40 == 0 ? 100000 : 10; i < n; ++i) contents += static_cast<char>(random());
+        break;
+      default:
+        contents.append(random() % 40 == 0 ? 150000 : 100, '\0');
+    }
+  }
+  contents.resize((contents.size() / 512) * 512 + 512, 'e');
+  put("disk.raw", contents);
+  for (const char* options :
+       {"compression_type=zlib", "compression_type=zstd", "cluster_size=4k", "cluster_size=512,refcount_bits=8",
+        "cluster_size=2M", "refcount_bits=1", "refcount_bits=64", "compat=0.10", "extended_l2=on"}) {
+    expect_same_conversion(fmt::format("-c -f raw -O qcow2 -o {} disk.raw out", options), "qcow2", 8u << 20);
+    expect_same("convert -f qcow2 -O raw out again");
+    run_ok({"cmp", our_dir() + "/again", our_dir() + "/disk.raw"});
+    // Written to afterwards by QEMU, and by us over it.
+    run_ok(io({"write -P 1 100k 300k", "write -P 2 1M 512", "discard 2M 256k"}, our_dir() + "/out"));
+    run_ok({"qemu-img", "check", "-q", "-f", "qcow2", our_dir() + "/out"});
+  }
+  expect_same("convert -c -f raw -O raw disk.raw out.raw");
+}
+
+TEST_F(ImageConvertCommand, CompressesSeveralSourcesIntoOneImage) {
+  put("a", std::string(5 * 512 + 4096 * 20, 'a'));
+  put("b", std::string(3 * 512, 'b') + std::string(300 << 10, '\0') + std::string(512, 'B'));
+  prepare_disk();
+  expect_same_conversion("-c -f raw -O qcow2 a b a out", "qcow2");
+  expect_same_conversion("-c -f raw -O qcow2 -S 64k b a b out", "qcow2");
+  prepare(
+      {words("qemu-img create -q -f qcow2 -b disk -F qcow2 top"), io({"write -P 8 3M 2k", "write -z 0 1M"}, "top")});
+  expect_same_conversion("-c -f qcow2 -O qcow2 -B disk -F qcow2 top out", "qcow2");
+  expect_same_conversion("-c -f qcow2 -O qcow2 -l one disk out", "qcow2");
+}
+
+TEST_F(ImageConvertCommand, KeepsToARate) {
+  prepare({words("qemu-img create -q -f qcow2 disk 1M"), io({"write -P 1 0 1M"}, "disk")});
+  expect_same_conversion("-r 100M -O qcow2 disk out", "qcow2");
+}
+
+TEST_F(ImageConvertCommand, SalvagesWhatCanBeRead) {
+  prepare({words("qemu-img create -q -f qcow2 source 1M"), io({"write -P 5 0 1M"}, "source"),
+           words("qemu-img convert -c -O qcow2 source disk")});
+  // The compressed data of the first clusters is overwritten: QEMU and we can't read them.
+  for (const std::string& directory : {our_dir(), their_dir()})
+    run_ok({"dd", "if=/dev/urandom", "of=" + directory + "/disk", "bs=1", "seek=327680", "count=90", "conv=notrunc"});
+  EXPECT_EQ(ours(words("convert -O raw disk out")).exit_code, qemu(words("convert -O raw disk out")).exit_code);
+  const ProcessResult result = ours(words("convert --salvage -O raw disk out"));
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_TRUE(result.err.starts_with("qemu-img: warning: error while reading offset ")) << result.err;
+  EXPECT_EQ(std::filesystem::file_size(our_dir() + "/out"), 1u << 20);
+  EXPECT_EQ(ours(words("convert -q --salvage -O raw disk out")).err, "");
+}
+
 TEST_F(ImageConvertCommand, KeepsABackingFileWhenAsked) {
   prepare_disk();
   prepare({words("qemu-img create -q -f qcow2 -b disk -F qcow2 top"), io({"write -P 8 3M 2k", "write -z 0 1M"}, "top"),
@@ -178,6 +244,10 @@ TEST_F(ImageConvertCommand, UsesTheSameWordsAboutTheCommandLine) {
                            "-t foo disk out",
                            "-T foo disk out",
                            "-C -S 4k disk out",
+                           "-C -c -O qcow2 disk out",
+                           "-C --salvage disk out",
+                           "-c -O qcow2 -o preallocation=metadata disk out",
+                           "-r foo disk out",
                            "--foo disk out",
                            "-S",
                            "-O qcow2 disk disk",
@@ -230,7 +300,7 @@ TEST_F(ImageConvertCommand, SaysWhereAFullDiskStoppedIt) {
 
 TEST_F(ImageConvertCommand, NamesWhatItDoesNotDoYet) {
   prepare_disk();
-  for (const char* option : {"-c", "-r 1M", "--image-opts", "--target-image-opts", "--salvage", "--bitmaps"}) {
+  for (const char* option : {"--image-opts", "--target-image-opts", "--bitmaps"}) {
     const ProcessResult result = varve(words(fmt::format("image convert {} disk out", option)));
     EXPECT_EQ(result.exit_code, 1) << option;
     EXPECT_NE(result.err.find("is not supported by this version of Varve"), std::string::npos) << result.err;

@@ -1,0 +1,154 @@
+// `image commit`: what an overlay holds goes into its backing file.
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <cstring>
+
+#include "cli/cache_mode.h"
+#include "cli/image_command.h"
+#include "cli/image_errors.h"
+#include "cli/image_progress.h"
+#include "cli/interrupt.h"
+#include "image/backing_name.h"
+#include "image/commit.h"
+#include "image/open.h"
+
+namespace varve::cli {
+
+namespace {
+
+struct CommitRequest {
+  std::string path;
+  std::optional<std::string> format;
+  std::optional<std::string> base;
+  std::string cache = "writeback";
+  uint64_t bytes_per_second = 0;
+  bool keep = false;  // -d, -b: the overlay is not emptied
+  bool progress = false;
+  bool quiet = false;
+};
+
+Error invalid(std::string message) {
+  return make_error(ErrorKind::kInvalidArgument, std::move(message));
+}
+
+Result<image::OpenImage> open_chain(const CommitRequest& request, std::optional<size_t> base) {
+  std::optional<image::Format> format;
+  if (request.format && !(format = image::format_of_name(*request.format))) {
+    return invalid(fmt::format("Could not open '{}': Unknown driver '{}'", request.path, *request.format));
+  }
+  image::OpenFailure failure;
+  Result<image::OpenImage> opened = image::open_image(
+      request.path, {.format = format, .use = base ? image::Use::kWrite : image::Use::kInspect, .writable_layer = base},
+      &failure);
+  if (!opened) {
+    opened.error().message = fmt::format("Could not open '{}': {}", request.path, qemu_open_reason(failure));
+  }
+  return opened;
+}
+
+// Which layer -b means.
+Result<size_t> find_base(const CommitRequest& request) {
+  const image::OpenImage chain = TRY(open_chain(request, std::nullopt));
+  const std::vector<image::Layer>& layers = chain.layers();
+  if (!request.base) {
+    if (layers.size() < 2) return invalid("Image does not have a backing file");
+    return size_t{1};
+  }
+  // As the name of a backing file in the layer above would be read.
+  for (size_t i = 1; i < layers.size(); ++i) {
+    struct stat st = {};
+    const std::string path = image::resolve_backing_name(layers[i - 1].path, *request.base);
+    if (::stat(path.c_str(), &st) == 0 && layers[i].file == image::FileIdentity{st.st_dev, st.st_ino}) return i;
+  }
+  return invalid(fmt::format("Did not find '{}' in the backing chain of '{}'", *request.base, request.path));
+}
+
+Result<void> commit(const CommitRequest& request, ImageProgress& progress) {
+  const size_t base = TRY(find_base(request));
+  const image::OpenImage chain = TRY(open_chain(request, base));
+  const InterruptWatch watch;
+  image::CommitOptions options;
+  options.progress = [&](uint64_t done, uint64_t total) { progress.update(done, total); };
+  options.interrupted = interrupted;
+  options.bytes_per_second = request.bytes_per_second;
+  Result<void> copied = image::commit_to(chain.devices(), base, options);
+  if (!copied) {
+    Error error = std::move(copied).error();
+    if (error.kind == ErrorKind::kInterrupted) {
+      error.message =
+          fmt::format("interrupted: '{}' shows what it showed; the same command does the rest", request.path);
+    } else if (error.sys_errno != 0) {
+      error.message = fmt::format("Block job failed: {}", std::strerror(error.sys_errno));
+    }
+    return error;
+  }
+  if (request.keep) return {};
+  if (chain.qcow2() == nullptr) return {};  // raw images have no backing file
+  Result<void> emptied = chain.qcow2()->make_empty();
+  if (!emptied) {
+    emptied.error().message = fmt::format("Could not empty {}: {}", request.path, emptied.error().message);
+  }
+  return emptied;
+}
+
+}  // namespace
+
+ImageExit image_commit(const ImageCall& call) {
+  const ParsedImageArguments parsed = parse_image_arguments(call, "f:ht:b:dpqr:",
+                                                            {{"help", false, 'h'},
+                                                             {"object", true, kOptionObject},
+                                                             {"image-opts", false, kOptionImageOpts},
+                                                             {"rate-limit", true, 'r'}});
+  if (parsed.failed) return *parsed.failed;
+  CommitRequest request;
+  for (const auto& [id, value] : parsed.options) {
+    switch (id) {
+      case 'h':
+        return image_help(call.output);
+      case 'f':
+        request.format = value;
+        break;
+      case 't':
+        request.cache = value;
+        break;
+      case 'b':
+        request.base = value;
+        request.keep = true;  // the image between would show through
+        break;
+      case 'd':
+        request.keep = true;
+        break;
+      case 'p':
+        request.progress = true;
+        break;
+      case 'q':
+        request.quiet = true;
+        break;
+      case 'r': {
+        const std::optional<uint64_t> rate = size_argument(call.output, "rate limit", value);
+        if (!rate) return {1};
+        request.bytes_per_second = *rate;
+        break;
+      }
+      case kOptionObject:
+        return image_failure(call.output, "--object is not supported by this version of Varve");
+      default:
+        return image_failure(call.output, "--image-opts is not supported by this version of Varve");
+    }
+  }
+  if (parsed.operands.size() != 1) return usage_failure(call.output, "Expecting one image file name");
+  request.path = parsed.operands[0];
+  if (!parse_cache_mode(request.cache)) return image_failure(call.output, "Invalid cache option: " + request.cache);
+  Result<void> done;
+  {
+    ImageProgress progress(call.output, request.progress && !request.quiet);
+    done = commit(request, progress);
+    if (done) progress.finish();
+  }
+  if (!done) return image_failure(call.output, done.error().message, &done.error());
+  if (!request.quiet) call.output.print("Image committed.\n");
+  return {0};
+}
+
+}  // namespace varve::cli

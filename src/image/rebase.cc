@@ -1,0 +1,132 @@
+#include "image/rebase.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+
+#include "base/checked.h"
+#include "image/parallel.h"
+
+namespace varve::image {
+
+namespace {
+
+constexpr uint64_t kWindow = uint64_t{1} << 30;  // chains are asked for extents this far at once
+constexpr uint64_t kPiece = uint64_t{2} << 20;   // and read this much at once
+
+// A stretch where the chains may differ.
+struct Doubt {
+  uint64_t offset = 0;
+  uint64_t length = 0;
+  bool old_zero = false;
+  bool new_zero = false;
+};
+
+void add_doubt(std::vector<Doubt>& doubts, Doubt doubt) {
+  if (doubt.old_zero && doubt.new_zero) return;
+  while (doubt.length != 0) {  // ends at multiples of the piece, so that units are not cut
+    const uint64_t length = std::min(doubt.length, kPiece - doubt.offset % kPiece);
+    doubts.push_back({doubt.offset, length, doubt.old_zero, doubt.new_zero});
+    doubt.offset += length;
+    doubt.length -= length;
+  }
+}
+
+Result<std::vector<Doubt>> find_doubts(BlockDevice& overlay, std::span<const ChainLayer> old_chain,
+                                       std::span<const ChainLayer> new_chain, uint64_t offset, uint64_t length) {
+  std::vector<Doubt> doubts;
+  for (const Extent& extent : TRY(overlay.extents(offset, length))) {
+    if (extent.kind != ExtentKind::kUnallocated) continue;
+    const std::vector<OwnedExtent> before = TRY(owned_extents(old_chain, extent.offset, extent.length));
+    const std::vector<OwnedExtent> after = TRY(owned_extents(new_chain, extent.offset, extent.length));
+    // Both cover the same stretch; walk them side by side.
+    size_t a = 0;
+    size_t b = 0;
+    uint64_t at = extent.offset;
+    while (a < before.size() && b < after.size()) {
+      const uint64_t end = std::min(before[a].offset + before[a].length, after[b].offset + after[b].length);
+      const bool same = !before[a].zero && !after[b].zero && before[a].owner == after[b].owner;
+      if (!same) add_doubt(doubts, {at, end - at, before[a].zero, after[b].zero});
+      at = end;
+      if (before[a].offset + before[a].length == end) ++a;
+      if (after[b].offset + after[b].length == end) ++b;
+    }
+  }
+  return doubts;
+}
+
+// Behind the end of a backing file there are zeroes.
+Result<void> read_chain(std::span<const ChainLayer> chain, uint64_t offset, std::span<std::byte> buffer) {
+  const uint64_t size = chain.empty() ? 0 : TRY(chain[0].device->size());
+  const uint64_t there = offset >= size ? 0 : std::min<uint64_t>(buffer.size(), size - offset);
+  std::memset(buffer.data() + there, 0, buffer.size() - there);
+  if (there == 0) return {};
+  return chain[0].device->read_at(offset, buffer.first(there));
+}
+
+class Copier {
+ public:
+  Copier(BlockDevice& overlay, std::span<const ChainLayer> old_chain, std::span<const ChainLayer> new_chain,
+         uint64_t old_size, uint64_t unit)
+      : overlay_(overlay), old_chain_(old_chain), new_chain_(new_chain), old_size_(old_size), unit_(unit) {}
+
+  Result<void> settle(const Doubt& doubt) const {
+    std::vector<std::byte> before(doubt.length);
+    std::vector<std::byte> after(doubt.length);
+    if (!doubt.old_zero) TRY(read_chain(old_chain_, doubt.offset, before));
+    if (!doubt.new_zero) TRY(read_chain(new_chain_, doubt.offset, after));
+    uint64_t run = 0;  // what differs and is not written yet begins here
+    uint64_t at = 0;
+    while (at < doubt.length) {
+      const uint64_t next = std::min(align_down(doubt.offset + at, unit_) + unit_ - doubt.offset, doubt.length);
+      if (std::memcmp(&before[at], &after[at], next - at) == 0) {
+        TRY(keep(doubt, run, std::span(before).subspan(run, at - run)));
+        run = next;
+      }
+      at = next;
+    }
+    return keep(doubt, run, std::span(before).subspan(run));
+  }
+
+ private:
+  Result<void> keep(const Doubt& doubt, uint64_t at, std::span<const std::byte> bytes) const {
+    if (bytes.empty()) return {};
+    // As with QEMU, what was the backing file's own becomes data, zero or not.
+    if (doubt.offset + at >= old_size_)
+      return overlay_.write_zeroes(doubt.offset + at, bytes.size(), ZeroMode::kMayUnmap);
+    return overlay_.write_at(doubt.offset + at, bytes);
+  }
+
+  BlockDevice& overlay_;
+  std::span<const ChainLayer> old_chain_;
+  std::span<const ChainLayer> new_chain_;
+  uint64_t old_size_;
+  uint64_t unit_;
+};
+
+}  // namespace
+
+Result<void> copy_for_rebase(BlockDevice& overlay, std::span<const ChainLayer> old_chain,
+                             std::span<const ChainLayer> new_chain, const RebaseOptions& options) {
+  const uint64_t size = TRY(overlay.size());
+  const uint64_t old_size = old_chain.empty() ? 0 : TRY(old_chain[0].device->size());
+  const Copier copier(overlay, old_chain, new_chain, old_size, options.unit);
+  std::mutex mutex;
+  for (uint64_t offset = 0; offset < size; offset += kWindow) {
+    const uint64_t length = std::min(kWindow, size - offset);
+    const std::vector<Doubt> doubts = TRY(find_doubts(overlay, old_chain, new_chain, offset, length));
+    TRY(for_each_parallel(doubts.size(), copy_threads(), [&](size_t i) -> Result<void> {
+      if (options.interrupted && options.interrupted()) return make_error(ErrorKind::kInterrupted, "interrupted");
+      TRY(copier.settle(doubts[i]));
+      const std::scoped_lock lock(mutex);
+      if (options.progress) options.progress(doubts[i].offset, size);
+      return {};
+    }));
+    if (options.progress) options.progress(offset + length, size);
+  }
+  return {};
+}
+
+}  // namespace varve::image
