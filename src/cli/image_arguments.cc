@@ -18,11 +18,12 @@ ImageExit usage_failure(Output& output, const std::string& text) {
   return {1};
 }
 
-std::optional<uint64_t> size_argument(Output& output, const std::string& what, const std::string& text) {
+std::optional<uint64_t> size_argument(Output& output, const std::string& what, const std::string& text, uint64_t least,
+                                      uint64_t most) {
   const Result<uint64_t> size = parse_size(text);
-  if (size) return *size;
-  if (size.error().sys_errno == ERANGE) {
-    output.error(fmt::format("Invalid {} specified. Must be between 0 and {}.", what, INT64_MAX));
+  if (size && *size >= least && *size <= most) return *size;
+  if (size || size.error().sys_errno == ERANGE) {
+    output.error(fmt::format("Invalid {} specified. Must be between {} and {}.", what, least, most));
   } else {
     output.error(fmt::format("Invalid {} specified. You may use k, M, G, T, P or E suffixes for", what));
     output.error("kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.");

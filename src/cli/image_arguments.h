@@ -4,6 +4,7 @@
 
 #include <getopt.h>
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -63,7 +64,8 @@ ParsedImageArguments parse_image_arguments(const ImageCall& call, const std::str
 // Prints "PROGRAM: TEXT", and where the help is. Exit code 1.
 ImageExit usage_failure(Output& output, const std::string& text);
 // A size as an argument; `what` as in "Invalid image size specified". Prints why it is none.
-std::optional<uint64_t> size_argument(Output& output, const std::string& what, const std::string& text);
+std::optional<uint64_t> size_argument(Output& output, const std::string& what, const std::string& text,
+                                      uint64_t least = 0, uint64_t most = INT64_MAX);
 // How the command is called: "qemu-img" or "varve image".
 std::string command_name(const Output& output);
 

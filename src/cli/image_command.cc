@@ -12,7 +12,7 @@ namespace {
 
 using Verb = ImageExit (*)(const ImageCall&);
 
-constexpr std::array<std::pair<const char*, Verb>, 8> kVerbs = {{
+constexpr std::array<std::pair<const char*, Verb>, 11> kVerbs = {{
     {"check", image_check},
     {"create", image_create},
     {"info", image_info},
@@ -21,6 +21,9 @@ constexpr std::array<std::pair<const char*, Verb>, 8> kVerbs = {{
     {"bitmap", image_bitmap},
     {"commit", image_commit},
     {"rebase", image_rebase},
+    {"map", image_map},
+    {"compare", image_compare},
+    {"dd", image_dd},
 }};
 
 constexpr const char* kHelp =
@@ -46,6 +49,12 @@ constexpr const char* kHelp =
       writes what FILE holds into its backing file, or into BASE further below, and empties FILE; -b, -d keep it
   {0} rebase [-p] [-q] [-f FORMAT] [-t CACHE] [-T CACHE] [-u] -b BACKING_FILE [-F FORMAT] FILE
       gives FILE another backing file (-b "": none) and copies what would show differently; -u changes the name only
+  {0} map [--output=human|json] [-U] [-f FORMAT] [-s|--start-offset SIZE] [-l|--max-length SIZE] FILE
+      says which parts of a disk are data or zeroes, in which image of the chain, and where in its file
+  {0} compare [-s] [-p] [-q] [-U] [-f FORMAT] [-F FORMAT] [-T CACHE] FILE FILE
+      says whether two disks hold the same (-s: and have the same parts allocated); exit code 0 yes, 1 no
+  {0} dd [-U] [-f FORMAT] [-O FORMAT] [bs=SIZE] [count=BLOCKS] [skip=BLOCKS] if=FILE of=TARGET
+      copies a stretch of a disk to a new image
 
   FORMAT    raw or qcow2
   OPTIONS   NAME=VALUE,...; `-o help` lists them

@@ -24,5 +24,8 @@ ImageExit image_convert(const ImageCall& call);
 ImageExit image_bitmap(const ImageCall& call);
 ImageExit image_commit(const ImageCall& call);
 ImageExit image_rebase(const ImageCall& call);
+ImageExit image_map(const ImageCall& call);
+ImageExit image_compare(const ImageCall& call);
+ImageExit image_dd(const ImageCall& call);
 
 }  // namespace varve::cli

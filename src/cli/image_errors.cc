@@ -34,6 +34,22 @@ std::string qemu_reason(const Error& error, const std::string& path, const char*
   return error.message.starts_with(prefix) ? error.message.substr(prefix.size()) : error.message;
 }
 
+std::string errno_text(const Error& error) {
+  if (error.sys_errno != 0) return std::strerror(error.sys_errno);
+  switch (error.kind) {
+    case ErrorKind::kInvalidArgument:
+      return std::strerror(EINVAL);
+    case ErrorKind::kUnsupported:
+      return std::strerror(ENOTSUP);
+    case ErrorKind::kNoSpace:
+      return std::strerror(ENOSPC);
+    case ErrorKind::kPermission:
+      return std::strerror(EPERM);
+    default:
+      return std::strerror(EIO);
+  }
+}
+
 std::string qemu_open_reason(const image::OpenFailure& failure) {
   std::string text;
   for (size_t i = 0; i < failure.layer; ++i) text += "Could not open backing file: ";

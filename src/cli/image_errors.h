@@ -14,6 +14,9 @@ namespace varve::cli {
 // `doing`: "open" or "create".
 std::string qemu_reason(const Error& error, const std::string& path, const char* doing);
 
+// What QEMU would say with strerror(): the system's word where it gave one, else the one for the kind of error.
+std::string errno_text(const Error& error);
+
 // The reason of a failed open_image: one "Could not open backing file: " for every layer above it, then its own.
 std::string qemu_open_reason(const image::OpenFailure& failure);
 

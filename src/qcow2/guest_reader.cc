@@ -94,6 +94,34 @@ Result<void> GuestReader::read(Mapping& mapping, std::mutex* mapping_lock, Block
   return {};
 }
 
+Result<std::vector<PlacedExtent>> placed_extents(Mapping& mapping, std::mutex& mapping_lock, uint64_t offset,
+                                                 uint64_t end) {
+  std::vector<PlacedExtent> extents;
+  while (offset < end) {
+    const std::lock_guard lock(mapping_lock);
+    const MappedRun run = TRY(mapping.lookup(offset, end - offset, RunJoin::kByPlace));
+    mapping.trim(kCacheBytes);
+    PlacedExtent extent{offset, run.length, ExtentKind::kData, false, std::nullopt};
+    if (run.has_place) extent.host_offset = run.host_offset;
+    if (run.kind == MappedRun::Kind::kUnallocated) extent.kind = ExtentKind::kUnallocated;
+    if (run.kind == MappedRun::Kind::kZero) extent.kind = ExtentKind::kZero;
+    if (run.kind == MappedRun::Kind::kCompressed) {
+      extent.compressed = true;
+      extent.host_offset = run.compressed_entry;
+    }
+    PlacedExtent* last = extents.empty() ? nullptr : &extents.back();
+    const bool follows = last != nullptr && last->kind == extent.kind && !last->compressed && !extent.compressed &&
+                         last->host_offset.has_value() == extent.host_offset.has_value() &&
+                         (!extent.host_offset || *last->host_offset + last->length == *extent.host_offset);
+    if (follows)
+      last->length += run.length;
+    else
+      extents.push_back(extent);
+    offset += run.length;
+  }
+  return extents;
+}
+
 Result<std::vector<Extent>> mapping_extents(Mapping& mapping, std::mutex& mapping_lock, uint64_t offset, uint64_t end) {
   std::vector<Extent> extents;
   while (offset < end) {

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 
 #include "qcow2/mapping.h"
 
@@ -36,6 +37,21 @@ class GuestReader {
 
 // Reads from a backing device that may be shorter than the guest's disk: zeroes behind its end.
 Result<void> read_backing(BlockDevice* backing, uint64_t offset, std::span<std::byte> buffer);
+
+// A stretch of a disk as one layer holds it, and where in the file.
+struct PlacedExtent {
+  uint64_t offset = 0;
+  uint64_t length = 0;
+  ExtentKind kind = ExtentKind::kUnallocated;
+  bool compressed = false;  // kData only; a cluster each
+  // In the file, where a place is kept: for data, for zeroes with a cluster of their own, and for subclusters that
+  // nothing was written to yet. For compressed data, the entry: equal where it is the very same data.
+  std::optional<uint64_t> host_offset;
+};
+
+// The extents of a mapping with their places, neighbours in the guest and in the file merged.
+Result<std::vector<PlacedExtent>> placed_extents(Mapping& mapping, std::mutex& mapping_lock, uint64_t offset,
+                                                 uint64_t end);
 
 // The extents of a mapping, neighbours of one kind merged.
 Result<std::vector<Extent>> mapping_extents(Mapping& mapping, std::mutex& mapping_lock, uint64_t offset, uint64_t end);

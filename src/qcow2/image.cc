@@ -288,4 +288,18 @@ Result<std::vector<Extent>> Image::extents(uint64_t offset, uint64_t length) {
                          offset + std::min(length, state_->header.size - offset));
 }
 
+Result<std::vector<PlacedExtent>> Image::placed_extents(uint64_t offset, uint64_t length) {
+  if (offset >= state_->header.size) return std::vector<PlacedExtent>{};
+  return qcow2::placed_extents(*state_->mapping, state_->metadata_lock, offset,
+                               offset + std::min(length, state_->header.size - offset));
+}
+
+Result<uint64_t> Image::used_clusters(uint64_t enough) {
+  Refcounts refcounts = TRY(Refcounts::open(*state_->file, state_->header));
+  const uint64_t clusters = div_round_up(TRY(state_->file->size()), state_->header.cluster_size());
+  uint64_t used = 0;
+  for (uint64_t c = 0; c < clusters && used < enough; ++c) used += TRY(refcounts.get(c)) != 0;
+  return used;
+}
+
 }  // namespace varve::qcow2

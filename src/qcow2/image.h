@@ -13,6 +13,7 @@
 
 #include "io/block_device.h"
 #include "qcow2/dirty_bitmaps.h"
+#include "qcow2/guest_reader.h"
 #include "qcow2/header.h"
 #include "qcow2/snapshot_table.h"
 
@@ -94,6 +95,9 @@ class Image final : public BlockDevice {
   Result<void> make_empty();
   Result<void> resize(uint64_t new_size) override;                                 // kUnsupported so far
   Result<std::vector<Extent>> extents(uint64_t offset, uint64_t length) override;  // this layer only
+  Result<std::vector<PlacedExtent>> placed_extents(uint64_t offset, uint64_t length);  // the same, with places
+  // Clusters of [0, file size) that the refcounts say are in use; counting ends at `enough`.
+  Result<uint64_t> used_clusters(uint64_t enough);
   DeviceCapabilities capabilities() const override;
   const std::string& name() const override;
 

@@ -73,15 +73,17 @@ MappedRun Mapping::classify(const L2Table& table, uint64_t index, uint64_t in_cl
     case ClusterKind::kCompressed:
       return {Kind::kCompressed, rest, 0, entry};
     case ClusterKind::kZeroPlain:
-    case ClusterKind::kZeroAllocated:
       return {Kind::kZero, rest, 0, 0};
+    case ClusterKind::kZeroAllocated:
+      return {Kind::kZero, rest, (entry & kOffsetMask) + in_cluster, 0, true};
     default:
       break;
   }
   const uint64_t host = entry & kOffsetMask;
   if (format_.version < 3 && (entry & kEntryZero) != 0) return {Kind::kInvalid, rest, 0, 0};  // unknown to version 2
   if (!format_.extended)
-    return host == 0 ? MappedRun{Kind::kUnallocated, rest, 0, 0} : MappedRun{Kind::kData, rest, host + in_cluster, 0};
+    return host == 0 ? MappedRun{Kind::kUnallocated, rest, 0, 0}
+                     : MappedRun{Kind::kData, rest, host + in_cluster, 0, true};
   // Specification, "Extended L2 Entries": bits 0-31 say that a subcluster is allocated, bits 32-63 that it reads as
   // zero.
   const uint64_t bitmap = table.bitmap(index);
@@ -97,7 +99,7 @@ MappedRun Mapping::classify(const L2Table& table, uint64_t index, uint64_t in_cl
   const Kind kind = kind_at(first);
   uint64_t last = first;
   while (last + 1 < 32 && kind_at(last + 1) == kind) ++last;
-  return {kind, (last + 1) * subcluster - in_cluster, kind == Kind::kData ? host + in_cluster : 0, 0};
+  return {kind, (last + 1) * subcluster - in_cluster, host != 0 ? host + in_cluster : 0, 0, host != 0};
 }
 
 Result<void> Mapping::check(const MappedRun& run, uint64_t guest_offset) const {
@@ -116,7 +118,7 @@ Result<void> Mapping::check(const MappedRun& run, uint64_t guest_offset) const {
   return {};
 }
 
-Result<MappedRun> Mapping::lookup(uint64_t guest_offset, uint64_t max_length) {
+Result<MappedRun> Mapping::lookup(uint64_t guest_offset, uint64_t max_length, RunJoin join) {
   using Kind = MappedRun::Kind;
   const uint64_t l1 = l1_index(guest_offset);
   const uint64_t table_bytes = entries_per_table() << format_.cluster_bits;
@@ -135,7 +137,9 @@ Result<MappedRun> Mapping::lookup(uint64_t guest_offset, uint64_t max_length) {
     index = next_index;
     const MappedRun next = classify(*t, index, in_cluster);
     if (next.kind != run.kind) break;
-    if (run.kind == Kind::kData) {
+    const bool by_place = join == RunJoin::kByPlace && (run.has_place || next.has_place);
+    if (run.kind == Kind::kData || by_place) {
+      if (next.has_place != run.has_place) break;
       if (next.host_offset != run.host_offset + run.length) break;
       if (!check(next, next_guest)) break;
     }

@@ -29,9 +29,14 @@ struct MappedRun {
   enum class Kind : uint8_t { kUnallocated, kZero, kData, kCompressed, kInvalid };
   Kind kind = Kind::kUnallocated;
   uint64_t length = 0;            // bytes; for kCompressed within one cluster
-  uint64_t host_offset = 0;       // kData: where the first byte is
+  uint64_t host_offset = 0;       // kData, and where has_place: where the first byte is
   uint64_t compressed_entry = 0;  // kCompressed: the L2 entry
+  bool has_place = false;         // a cluster of the file is kept for it, be it read or not; never for kCompressed
 };
+
+// What makes neighbours one run: the same kind (and for data, the same stretch of the file), or the place, too, that
+// zeroes and unallocated subclusters may have.
+enum class RunJoin : uint8_t { kByKind, kByPlace };
 
 class Mapping {
  public:
@@ -64,7 +69,7 @@ class Mapping {
   const std::unordered_map<uint64_t, std::unique_ptr<L2Table>>& cached() const { return tables_; }
 
   // What is at `guest_offset`, for at most `max_length` bytes (> 0).
-  Result<MappedRun> lookup(uint64_t guest_offset, uint64_t max_length);
+  Result<MappedRun> lookup(uint64_t guest_offset, uint64_t max_length, RunJoin join = RunJoin::kByKind);
 
   // The L2 table offset of an L1 entry, checked; 0 for none.
   Result<uint64_t> table_offset(uint64_t index) const;

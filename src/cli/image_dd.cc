@@ -1,0 +1,157 @@
+// `image dd`: copies a stretch of a disk into a new image, block by block as dd(1) does; holes are written, too.
+#include <fmt/format.h>
+
+#include <climits>
+#include <cstring>
+
+#include "cli/image_command.h"
+#include "cli/image_errors.h"
+#include "cli/image_options.h"
+#include "cli/image_source.h"
+#include "image/backing_name.h"
+#include "image/create.h"
+
+namespace varve::cli {
+
+namespace {
+
+constexpr uint64_t kBuffer = uint64_t{1} << 20;
+
+struct DdRequest {
+  std::optional<std::string> input;
+  std::optional<std::string> target;
+  std::optional<std::string> format;
+  std::string target_format = "raw";
+  uint64_t block_size = 512;
+  std::optional<uint64_t> count;
+  uint64_t skip = 0;
+  bool image_opts = false;
+  bool share = false;
+};
+
+Result<void> create_target(const DdRequest& request, image::Format format, uint64_t size) {
+  if (format == image::Format::kRaw) return image::create_raw(*request.target, size);
+  ImageOptions options(format);
+  TRY(options.set("size", fmt::format("{}", size)));
+  return image::create_qcow2(*request.target, TRY(qcow2_create_options(options)));
+}
+
+ImageExit copy(Output& output, BlockDevice& source, BlockDevice& target, uint64_t from, uint64_t end) {
+  std::vector<std::byte> buffer(kBuffer);
+  for (uint64_t at = from; at < end;) {
+    const auto piece = std::span(buffer).first(std::min<uint64_t>(kBuffer, end - at));
+    if (Result<void> read = source.read_at(at, piece); !read) {
+      return image_failure(output, "error while reading from input image file: " + errno_text(read.error()),
+                           &read.error());
+    }
+    if (Result<void> written = target.write_at(at - from, piece); !written) {
+      return image_failure(output, "error while writing to output image file: " + errno_text(written.error()),
+                           &written.error());
+    }
+    at += piece.size();
+  }
+  if (Result<void> flushed = target.flush(); !flushed) {
+    return image_failure(output, "error while writing to output image file: " + errno_text(flushed.error()),
+                         &flushed.error());
+  }
+  return {0};
+}
+
+ImageExit dd(Output& output, const DdRequest& request) {
+  const auto source =
+      open_source(output, *request.input, request.image_opts, request.format,
+                  {.format = std::nullopt, .use = image::Use::kRead, .share_with_writers = request.share});
+  if (!source) return {1};
+  const std::optional<image::Format> format = image::format_of_name(request.target_format);
+  if (!format) return image_failure(output, "Unknown file format");
+  if (const auto protocol = image::protocol_of(*request.target); protocol && *protocol != "file")
+    return image_failure(output, fmt::format("Unknown protocol '{}'", *protocol));
+  const Result<uint64_t> whole = source->device()->size();
+  if (!whole) return image_failure(output, fmt::format("Failed to get size for '{}'", *request.input));
+  uint64_t end = *whole;
+  if (request.count && *request.count <= INT64_MAX / request.block_size)
+    end = std::min(end, *request.count * request.block_size);
+  const bool behind = request.skip > INT64_MAX / request.block_size || request.skip * request.block_size > end;
+  const uint64_t from = behind ? end : request.skip * request.block_size;
+  if (Result<void> created = create_target(request, *format, end - from); !created) {
+    return image_failure(output,
+                         fmt::format("{}: error while creating output image: {}", *request.target,
+                                     qemu_reason(created.error(), *request.target, "create")),
+                         &created.error());
+  }
+  const auto target = open_source(output, *request.target, false, request.target_format,
+                                  {.format = std::nullopt, .use = image::Use::kWrite});
+  if (!target) return {1};
+  if (behind) output.error(fmt::format("{}: cannot skip to specified offset", *request.input));
+  return copy(output, *source->device(), *target->device(), from, end);
+}
+
+// False: printed.
+bool take_operand(Output& output, const std::string& operand, DdRequest& request) {
+  const size_t equals = operand.find('=');
+  const std::string name = operand.substr(0, equals);
+  if (equals == std::string::npos) {
+    output.error("unrecognized operand " + name);
+    return false;
+  }
+  const std::string value = operand.substr(equals + 1);
+  if (name == "if") {
+    request.input = value;
+  } else if (name == "of") {
+    request.target = value;
+  } else if (name == "bs") {
+    const auto size = size_argument(output, "bs", value, 1, INT_MAX);
+    if (!size) return false;
+    request.block_size = *size;
+  } else if (name == "count") {
+    request.count = size_argument(output, "count", value);
+    return request.count.has_value();
+  } else if (name == "skip") {
+    const auto skip = size_argument(output, "skip", value);
+    if (!skip) return false;
+    request.skip = *skip;
+  } else {
+    output.error("unrecognized operand " + name);
+    return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+ImageExit image_dd(const ImageCall& call) {
+  const ParsedImageArguments parsed = parse_image_arguments(call, "f:O:hU",
+                                                            {{"help", false, 'h'},
+                                                             {"object", true, kOptionObject},
+                                                             {"image-opts", false, kOptionImageOpts},
+                                                             {"force-share", false, 'U'}});
+  if (parsed.failed) return *parsed.failed;
+  DdRequest request;
+  ImageObjects objects;
+  for (const auto& [id, value] : parsed.options) {
+    switch (id) {
+      case 'h':
+        return image_help(call.output);
+      case 'f':
+        request.format = value;
+        break;
+      case 'O':
+        request.target_format = value;
+        break;
+      case 'U':
+        request.share = true;
+        break;
+      case kOptionObject:
+        if (Result<void> added = objects.add(value); !added) return image_failure(call.output, added.error().message);
+        break;
+      default:
+        request.image_opts = true;
+    }
+  }
+  for (const std::string& operand : parsed.operands)
+    if (!take_operand(call.output, operand, request)) return {1};
+  if (!request.input || !request.target) return image_failure(call.output, "Must specify both input and output files");
+  return dd(call.output, request);
+}
+
+}  // namespace varve::cli

@@ -1,0 +1,46 @@
+// The image that a command line names: a path, `json:{…}`, or with --image-opts a list driver=…,file.filename=…; and
+// the objects (secrets) that it may refer to. All verbs of `varve image` read theirs here.
+//
+// The user's own words are trusted as the user is. What images name (backing files, data files) does not come here.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+
+#include "base/result.h"
+#include "cli/output.h"
+#include "image/open.h"
+
+namespace varve::cli {
+
+struct ImageSource {
+  std::string name;  // as given: what messages call the image
+  std::string path;
+  std::optional<image::Format> format;
+  std::optional<std::string> key_secret;  // encrypt.key-secret: the id of an object
+};
+
+// --object: secrets by their id.
+class ImageObjects {
+ public:
+  // "secret,id=ID,data=…" or "secret,id=ID,file=PATH", both with format=raw|base64.
+  Result<void> add(const std::string& text);
+  const std::string* secret(const std::string& id) const;
+
+ private:
+  std::map<std::string, std::string> secrets_;
+};
+
+// The messages are the whole reason: "Could not open 'a': Unknown driver 'b'".
+Result<ImageSource> find_source(const std::string& word, bool image_opts, const std::optional<std::string>& format);
+
+// Finds and opens; prints why not.
+std::optional<image::OpenImage> open_source(Output& output, const std::string& word, bool image_opts,
+                                            const std::optional<std::string>& format, image::OpenOptions options);
+
+// "a=b,c=d,,e" as pairs in order; ",," is a comma. A word without "=" is `implied` for the first one.
+Result<std::vector<std::pair<std::string, std::string>>> parse_key_values(const std::string& text,
+                                                                          const std::string& implied);
+
+}  // namespace varve::cli
