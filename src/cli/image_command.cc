@@ -24,6 +24,9 @@ constexpr std::array<std::pair<const char*, Verb>, 11> kVerbs = {{
     {"map", image_map},
     {"compare", image_compare},
     {"dd", image_dd},
+    {"measure", image_measure},
+    {"bench", image_bench},
+    {"resize", image_resize},
 }};
 
 constexpr const char* kHelp =
@@ -55,6 +58,13 @@ constexpr const char* kHelp =
       says whether two disks hold the same (-s: and have the same parts allocated); exit code 0 yes, 1 no
   {0} dd [-U] [-f FORMAT] [-O FORMAT] [bs=SIZE] [count=BLOCKS] [skip=BLOCKS] if=FILE of=TARGET
       copies a stretch of a disk to a new image
+  {0} resize [-q] [-f FORMAT] [--shrink] [--preallocation=off|falloc|full] FILE [+|-]SIZE
+      gives a disk another size; --shrink says that what is cut off may go
+  {0} measure [--output=human|json] [-O FORMAT] [-o OPTIONS] [--size SIZE | [-U] [-f FORMAT] [-l SNAPSHOT] FILE]
+      says how large the file would become that convert or create makes
+  {0} bench [-c COUNT] [-d DEPTH] [-f FORMAT] [-w] [--pattern=BYTE] [--flush-interval=COUNT] [--no-drain] [-o OFFSET]
+      [-s SIZE] [-S STEP] [-i AIO] [-n] [-t CACHE] [-q] [-U] FILE
+      says how long a series of reads or writes takes
 
   FORMAT    raw or qcow2
   OPTIONS   NAME=VALUE,...; `-o help` lists them

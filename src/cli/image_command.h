@@ -27,5 +27,8 @@ ImageExit image_rebase(const ImageCall& call);
 ImageExit image_map(const ImageCall& call);
 ImageExit image_compare(const ImageCall& call);
 ImageExit image_dd(const ImageCall& call);
+ImageExit image_measure(const ImageCall& call);
+ImageExit image_bench(const ImageCall& call);
+ImageExit image_resize(const ImageCall& call);
 
 }  // namespace varve::cli

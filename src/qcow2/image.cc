@@ -173,10 +173,6 @@ DeviceCapabilities Image::capabilities() const {
   return {state_->writable, false, state_->writable, true};
 }
 
-Result<void> Image::resize(uint64_t) {
-  return make_error(ErrorKind::kUnsupported, fmt::format("{}: qcow2 images can't be resized by this version", name()));
-}
-
 Result<std::unique_ptr<BlockDevice>> Image::open_snapshot(size_t index) {
   CHECK(index < state_->snapshots.size());
   TRY(check_readable(state_->header, name()));

@@ -44,6 +44,11 @@ class ImageWriter {
   // Cuts off what is free at the end of the file. Nothing may be dirty.
   Result<void> trim_file();
 
+  // Another size for the disk, on disk when they return; nothing is dirty before. What is new reads as zeroes. Where
+  // they fail, the header in memory may say either size.
+  Result<void> grow(uint64_t new_size);
+  Result<void> shrink(uint64_t new_size);
+
   // Makes the tables durable; see above.
   Result<void> write_back();
   // Counts down what write_back() has made unreferenced and gives it back to the file system. No I/O may be under way
@@ -81,6 +86,10 @@ class ImageWriter {
   Result<bool> zero_subclusters(uint64_t guest_cluster, uint64_t first, uint64_t last, ZeroKind kind);
   Result<void> write_back_ordered();
   Result<void> write_refcount_table();
+  Result<void> write_header_fields();
+  Result<void> grow_l1(uint64_t entries);
+  Result<void> zero_new_space(uint64_t from, uint64_t end);
+  Result<void> write_zero_data(uint64_t from, uint64_t end);
 
   uint64_t cluster_size() const { return header_.cluster_size(); }
 

@@ -148,7 +148,7 @@ TEST_F(ImageMapCommand, FindsTheOneSectorThatDiffersInRandomChains) {
 }
 
 TEST_F(ImageMapCommand, CopiesBlocksAsQemuDoes) {
-  prepare({words("qemu-img create -q -f qcow2 image 10M"), words("qemu-io -f qcow2 -c write\t1M\t300k image")});
+  prepare({words("qemu-img create -q -f qcow2 image 10M"), {"qemu-io", "-f", "qcow2", "-c", "write 1M 300k", "image"}});
   put("odd", std::string(1300, 'x'));
   for (const char* line :
        {"if=image bs=1M count=2", "if=image bs=1M skip=1", "if=image bs=1M skip=10", "if=image bs=1M skip=11", "if=odd",

@@ -1,0 +1,213 @@
+// `image measure`: how large the file would be that `convert` or `create` makes.
+#include <fmt/format.h>
+
+#include <bit>
+#include <nlohmann/json.hpp>
+
+#include "cli/image_command.h"
+#include "cli/image_errors.h"
+#include "cli/image_options.h"
+#include "cli/image_source.h"
+#include "cli/qemu_json.h"
+#include "image/measure.h"
+
+namespace varve::cli {
+
+namespace {
+
+struct MeasureRequest {
+  std::optional<std::string> path;
+  std::optional<std::string> format;
+  std::string target_format = "raw";
+  std::optional<std::string> options;   // -o
+  std::optional<std::string> snapshot;  // -l
+  std::optional<uint64_t> size;
+  bool image_opts = false;
+  bool json = false;
+  bool share = false;
+};
+
+Error invalid(std::string message) {
+  return make_error(ErrorKind::kInvalidArgument, std::move(message));
+}
+
+// Bytes of the keys that encrypt.* asks for.
+Result<uint64_t> luks_key_bytes(const ImageOptions& options, const ImageObjects& objects) {
+  const std::string secret = options.text("encrypt.key-secret").value_or("");
+  if (secret.empty()) return invalid("Parameter 'encrypt.key-secret' is required for cipher");
+  if (objects.secret(secret) == nullptr) return invalid(fmt::format("No secret with id '{}'", secret));
+  const std::string cipher = options.text("encrypt.cipher-alg").value_or("aes-256");
+  const uint64_t bytes = cipher.ends_with("128") ? 16 : cipher.ends_with("192") ? 24 : 32;
+  // XTS has two keys.
+  return options.text("encrypt.cipher-mode").value_or("xts") == "xts" ? bytes * 2 : bytes;
+}
+
+Result<image::MeasureTarget> find_target(const ImageOptions& options, const ImageObjects& objects) {
+  image::MeasureTarget target;
+  target.format = options.format();
+  if (target.format == image::Format::kRaw) return target;
+  target.cluster_size = *options.number("cluster_size");
+  target.extended_l2 = options.flag("extended_l2");
+  if (!std::has_single_bit(target.cluster_size) || target.cluster_size < 512 || target.cluster_size > 2u << 20)
+    return invalid("Cluster size must be a power of two between 512 and 2048k");
+  if (target.extended_l2 && target.cluster_size < 16384)
+    return invalid("Extended L2 entries are only supported with cluster sizes of at least 16384 bytes");
+  target.has_backing = options.text("backing_file").has_value();
+  const std::string preallocation = options.text("preallocation").value_or("off");
+  target.preallocates_data = preallocation == "falloc" || preallocation == "full";
+  if (!target.preallocates_data && preallocation != "off" && preallocation != "metadata")
+    return invalid("invalid parameter value: " + preallocation);
+  const std::string compat = options.text("compat").value_or("1.1");
+  if (compat == "0.10" || compat == "v2") {
+    target.version = 2;
+  } else if (compat != "1.1" && compat != "v3") {
+    return invalid(fmt::format("Invalid compatibility level: '{}'", compat));
+  }
+  const uint64_t bits = *options.number("refcount_bits");
+  if (!std::has_single_bit(bits) || bits > 64)
+    return invalid("Refcount width must be a power of two and may not exceed 64 bits");
+  if (bits != 16 && target.version < 3) {
+    return invalid(
+        "Different refcount widths than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)");
+  }
+  target.refcount_bits = static_cast<uint32_t>(bits);
+  if (options.text("encrypt.format") == "luks")
+    target.luks_header_bytes = image::luks_header_bytes(TRY(luks_key_bytes(options, objects)));
+  return target;
+}
+
+// -l NAME, -l snapshot.id=ID,snapshot.name=NAME.
+Result<size_t> find_snapshot(const image::OpenImage& image, const std::string& text) {
+  if (image.qcow2() == nullptr) {
+    return make_error(ErrorKind::kUnsupported,
+                      "Failed to load snapshot: Block format 'raw' used by device '' does not support temporarily "
+                      "loading internal snapshots");
+  }
+  const std::vector<qcow2::Snapshot>& snapshots = image.qcow2()->snapshots();
+  std::optional<size_t> index;
+  if (!text.starts_with("snapshot.")) {
+    index = qcow2::find_by_id_or_name(snapshots, text);
+  } else {
+    std::optional<std::string> id;
+    std::optional<std::string> name;
+    for (const auto& [key, value] : TRY(parse_key_values(text, ""))) {
+      if (key != "snapshot.id" && key != "snapshot.name") {
+        return invalid(fmt::format("Failed in parsing snapshot param '{}'", text))
+            .with_note(fmt::format("Invalid parameter '{}'", key));
+      }
+      (key == "snapshot.id" ? id : name) = value;
+    }
+    for (size_t i = 0; i < snapshots.size() && !index; ++i)
+      if ((!id || *id == snapshots[i].id) && (!name || *name == snapshots[i].name)) index = i;
+  }
+  if (!index) return make_error(ErrorKind::kNotFound, "Failed to load snapshot: Can't find snapshot");
+  return *index;
+}
+
+ImageExit print(Output& output, const image::Measurement& m, bool json) {
+  if (json) {
+    nlohmann::ordered_json document = nlohmann::ordered_json::object();
+    if (m.bitmaps) document["bitmaps"] = *m.bitmaps;
+    document["required"] = m.required;
+    document["fully-allocated"] = m.fully_allocated;
+    output.print(qemu_json(document));
+    return {0};
+  }
+  output.print(fmt::format("required size: {}\nfully allocated size: {}\n", m.required, m.fully_allocated));
+  if (m.bitmaps) output.print(fmt::format("bitmaps size: {}\n", *m.bitmaps));
+  return {0};
+}
+
+ImageExit measure(Output& output, const MeasureRequest& request, const ImageObjects& objects) {
+  std::optional<image::OpenImage> image;
+  std::optional<size_t> snapshot;
+  if (request.path) {
+    image = open_source(output, *request.path, request.image_opts, request.format,
+                        {.format = std::nullopt, .use = image::Use::kRead, .share_with_writers = request.share});
+    if (!image) return {1};
+    if (request.snapshot) {
+      const Result<size_t> found = find_snapshot(*image, *request.snapshot);
+      if (!found) return image_failure(output, found.error().message, &found.error());
+      snapshot = *found;
+    }
+  }
+  const std::optional<image::Format> format = image::format_of_name(request.target_format);
+  if (!format) return image_failure(output, fmt::format("Unknown file format '{}'", request.target_format));
+  ImageOptions options(*format);
+  if (request.options) {
+    if (Result<void> parsed = options.parse(*request.options); !parsed) {
+      image_failure(output, parsed.error().message);
+      return image_failure(output, fmt::format("Invalid options for file format '{}'", request.target_format));
+    }
+  }
+  const Result<image::MeasureTarget> target = find_target(options, objects);
+  if (!target) return image_failure(output, target.error().message);
+  const Result<image::Measurement> measured =
+      image ? image::measure_image(*image, snapshot, *target) : image::measure_size(*request.size, *target);
+  if (!measured) return image_failure(output, measured.error().message, &measured.error());
+  return print(output, *measured, request.json);
+}
+
+}  // namespace
+
+ImageExit image_measure(const ImageCall& call) {
+  constexpr int kSize = 1000;
+  const ParsedImageArguments parsed = parse_image_arguments(call, "hf:l:o:O:U",
+                                                            {{"help", false, 'h'},
+                                                             {"image-opts", false, kOptionImageOpts},
+                                                             {"object", true, kOptionObject},
+                                                             {"output", true, kOptionOutput},
+                                                             {"size", true, kSize},
+                                                             {"force-share", false, 'U'}});
+  if (parsed.failed) return *parsed.failed;
+  MeasureRequest request;
+  ImageObjects objects;
+  request.json = call.json;
+  for (const auto& [id, value] : parsed.options) {
+    switch (id) {
+      case 'h':
+        return image_help(call.output);
+      case 'f':
+        request.format = value;
+        break;
+      case 'l':
+        request.snapshot = value;
+        break;
+      case 'o':
+        if (!is_option_list(value)) return image_failure(call.output, "Invalid option list: " + value);
+        request.options = request.options ? *request.options + "," + value : value;
+        break;
+      case 'O':
+        request.target_format = value;
+        break;
+      case 'U':
+        request.share = true;
+        break;
+      case kOptionObject:
+        if (Result<void> added = objects.add(value); !added) return image_failure(call.output, added.error().message);
+        break;
+      case kOptionImageOpts:
+        request.image_opts = true;
+        break;
+      case kOptionOutput:
+        if (value != "json" && value != "human")
+          return image_failure(call.output, "--output must be used with human or json as argument.");
+        request.json = value == "json";
+        break;
+      default:
+        request.size = size_argument(call.output, "image size", value);
+        if (!request.size) return {1};
+    }
+  }
+  if (parsed.operands.size() > 1) return image_failure(call.output, "At most one filename argument is allowed.");
+  if (!parsed.operands.empty()) request.path = parsed.operands[0];
+  if (!request.path && (request.image_opts || request.format || request.snapshot))
+    return image_failure(call.output, "--image-opts, -f, and -l require a filename argument.");
+  if (!request.path && !request.size)
+    return image_failure(call.output, "Either --size N or one filename must be specified.");
+  if (request.path && request.size)
+    return image_failure(call.output, "--size N cannot be used together with a filename.");
+  return measure(call.output, request, objects);
+}
+
+}  // namespace varve::cli

@@ -1,0 +1,117 @@
+// `image resize`: a disk gets another size. What is cut off is gone; what is new reads as zeroes.
+#include <fmt/format.h>
+
+#include "cli/image_command.h"
+#include "cli/image_errors.h"
+#include "cli/image_options.h"
+#include "cli/image_source.h"
+#include "image/resize.h"
+
+namespace varve::cli {
+
+namespace {
+
+struct ResizeRequest {
+  std::string path;
+  std::string size;  // "+N", "-N", "N"
+  std::optional<std::string> format;
+  image::NewSpace new_space = image::NewSpace::kSparse;
+  bool image_opts = false;
+  bool shrink = false;
+  bool quiet = false;
+};
+
+std::optional<image::NewSpace> new_space_of(const std::string& preallocation) {
+  if (preallocation == "off") return image::NewSpace::kSparse;
+  if (preallocation == "metadata") return image::NewSpace::kMetadata;
+  if (preallocation == "falloc") return image::NewSpace::kReserved;
+  if (preallocation == "full") return image::NewSpace::kWritten;
+  return std::nullopt;
+}
+
+ImageExit resize(Output& output, const ResizeRequest& request) {
+  const bool more = request.size.starts_with('+');
+  const bool less = request.size.starts_with('-');
+  ImageOptions parser(image::Format::kRaw);  // QEMU reads the number as a format option, and says so when it is none
+  if (Result<void> read = parser.set("size", request.size.substr(more || less ? 1 : 0)); !read)
+    return image_failure(output, read.error().message);
+  const uint64_t number = *parser.number("size");
+
+  const auto image = open_source(output, request.path, request.image_opts, request.format,
+                                 {.format = std::nullopt, .use = image::Use::kWrite});
+  if (!image) return {1};
+  const Result<uint64_t> present = image->device()->size();
+  if (!present) {
+    return image_failure(output, "Failed to inquire current image length: " + errno_text(present.error()),
+                         &present.error());
+  }
+  // Wraps as QEMU's signed sum does: what does not fit is not positive.
+  const uint64_t size = more ? *present + number : less ? *present - number : number;
+  if (static_cast<int64_t>(size) <= 0) return image_failure(output, "New image size must be positive");
+  if (size <= *present && request.new_space != image::NewSpace::kSparse)
+    return image_failure(output, "Preallocation can only be used for growing images");
+  if (size < *present && !request.shrink) {
+    image_failure(output, "Use the --shrink option to perform a shrink operation.");
+    return image_failure(output,
+                         "warning: Shrinking an image will delete all data beyond the shrunken image's end. Before "
+                         "performing such an operation, make sure there is no important data there.");
+  }
+  if (Result<void> done = image::resize(*image, size, request.new_space); !done)
+    return image_failure(output, done.error().message, &done.error());
+  if (!request.quiet) output.print("Image resized.\n");
+  return {0};
+}
+
+}  // namespace
+
+ImageExit image_resize(const ImageCall& call) {
+  enum Option : int { kPreallocation = 1000, kShrink };
+  // The size comes last, and may look like an option.
+  ImageCall rest{call.output, call.arguments, call.json};
+  ResizeRequest request;
+  const bool wants_help = !rest.arguments.empty() && (rest.arguments[0] == "-h" || rest.arguments[0] == "--help");
+  if (!wants_help) {
+    if (rest.arguments.size() < 2) return usage_failure(call.output, "Not enough arguments");
+    request.size = rest.arguments.back();
+    rest.arguments.pop_back();
+  }
+  const ParsedImageArguments parsed = parse_image_arguments(rest, "f:hq",
+                                                            {{"help", false, 'h'},
+                                                             {"object", true, kOptionObject},
+                                                             {"image-opts", false, kOptionImageOpts},
+                                                             {"preallocation", true, kPreallocation},
+                                                             {"shrink", false, kShrink}});
+  if (parsed.failed) return *parsed.failed;
+  ImageObjects objects;
+  for (const auto& [id, value] : parsed.options) {
+    switch (id) {
+      case 'h':
+        return image_help(call.output);
+      case 'f':
+        request.format = value;
+        break;
+      case 'q':
+        request.quiet = true;
+        break;
+      case kOptionObject:
+        if (Result<void> added = objects.add(value); !added) return image_failure(call.output, added.error().message);
+        break;
+      case kOptionImageOpts:
+        request.image_opts = true;
+        break;
+      case kPreallocation: {
+        const auto wanted = new_space_of(value);
+        if (!wanted) return image_failure(call.output, fmt::format("Invalid preallocation mode '{}'", value));
+        request.new_space = *wanted;
+        break;
+      }
+      default:
+        request.shrink = true;
+    }
+  }
+  if (parsed.operands.size() != 1) return usage_failure(call.output, "Expecting image file name and size");
+  request.path = parsed.operands[0];
+  return resize(call.output, request);
+}
+
+}  // namespace varve::cli

@@ -1,0 +1,157 @@
+// Another size for an open image: the L1 table grows, or the tables lose what is cut off; the header sector that says
+// the new size is written last.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/checked.h"
+#include "qcow2/image.h"
+#include "qcow2/image_state.h"
+
+namespace varve::qcow2 {
+
+namespace {
+
+Error refusal(std::string text) {
+  return make_error(ErrorKind::kUnsupported, std::move(text));
+}
+
+}  // namespace
+
+Result<void> Image::resize(uint64_t new_size) {
+  State& s = *state_;
+  if (!s.writer) {
+    return make_error(ErrorKind::kPermission, fmt::format("{}: the image is open for reading only", name()));
+  }
+  if (new_size % 512 != 0) return make_error(ErrorKind::kInvalidArgument, "The new size must be a multiple of 512");
+  if (!s.snapshots.empty() && s.header.version < 3) return refusal("Can't resize a v2 image which has snapshots");
+  if (s.header.bitmaps) {
+    return refusal("Can't resize an image which has bitmaps: they would be of the wrong size")
+        .with_note("`qemu-img bitmap --remove` removes them");
+  }
+  const std::unique_lock io(s.io_lock);
+  const std::lock_guard lock(s.metadata_lock);
+  const uint64_t old_size = s.header.size;
+  TRY(s.writer->write_back());
+  TRY(s.writer->release_freed());
+  Result<void> done = new_size < old_size ? s.writer->shrink(new_size) : s.writer->grow(new_size);
+  if (!done) {
+    s.header.size = old_size;
+    s.writer->give_up();
+  }
+  return done;
+}
+
+// Everything on disk is what memory says, and so it is after each of these; the header on disk says the old size until
+// the last write.
+Result<void> ImageWriter::write_header_fields() {
+  std::array<std::byte, kHeaderSectorSize> sector;
+  TRY(file_.read_at(0, sector));
+  patch_header_sector(header_, sector);
+  TRY(file_.write_at(0, sector));
+  return file_.flush();  // the header | whatever counts on it
+}
+
+// The L1 table with room for `entries`, in a new place: complete there before the header names it.
+Result<void> ImageWriter::grow_l1(uint64_t entries) {
+  if (entries * 8 > kMaxL1Bytes) {
+    Error error = make_error(ErrorKind::kNoSpace, "Failed to grow the L1 table: File too large");
+    return error;
+  }
+  const uint64_t old_first = header_.l1_table_offset / cluster_size();
+  const uint64_t old_clusters = div_round_up(uint64_t{header_.l1_size} * 8, cluster_size());
+  const uint64_t clusters = div_round_up(entries * 8, cluster_size());
+  const uint64_t place = TRY(refcounts_.allocate(clusters)) * cluster_size();
+  TRY(write_back());  // the refcounts of the new place
+  mapping_.l1().resize(entries);
+  std::vector<be64> table(clusters * cluster_size() / 8);
+  std::ranges::copy(mapping_.l1(), table.begin());
+  TRY(file_.write_at(place, std::as_bytes(std::span(table))));
+  TRY(file_.flush());  // the table | the header that names it
+  header_.l1_table_offset = place;
+  header_.l1_size = static_cast<uint32_t>(entries);
+  TRY(write_header_fields());
+  if (old_clusters != 0) freed_.emplace_back(old_first, old_clusters);
+  return release_freed();
+}
+
+// Zeroes where the last cluster went on behind the old end, and where a longer backing file would show through.
+Result<void> ImageWriter::zero_new_space(uint64_t from, uint64_t end) {
+  const uint64_t border = std::min(align_up(from, cluster_size()), end);
+  uint64_t below = 0;
+  if (backing_ != nullptr) below = TRY(backing_->size());
+  if (backing_ == nullptr && header_.backing_file) below = end;  // not opened: it may be of any size
+  if (from != border) {
+    const MappedRun run = TRY(mapping_.lookup(from, border - from));
+    const bool shows = run.kind == MappedRun::Kind::kData || run.kind == MappedRun::Kind::kCompressed ||
+                       (run.kind == MappedRun::Kind::kUnallocated && below > from);
+    if (shows) TRY(write_zero_data(from, border));
+  }
+  for (uint64_t at = border; at < std::min(below, end);) {
+    const uint64_t done = TRY(zero_by_table(at, std::min(below, end) - at, ZeroKind::kUnmap));
+    at += done;
+    if (done != 0 || at >= end) continue;
+    const uint64_t piece = std::min(cluster_size(), end - at);
+    TRY(write_zero_data(at, at + piece));
+    at += piece;
+  }
+  return {};
+}
+
+Result<void> ImageWriter::write_zero_data(uint64_t from, uint64_t end) {
+  const std::vector<std::byte> zeroes(cluster_size());
+  while (from < end) {
+    const auto data = std::span(zeroes).first(std::min<uint64_t>(zeroes.size(), end - from));
+    if (const InPlace place = TRY(find_in_place(from, data.size())); place.length != 0) {
+      TRY(file_.write_at(place.host_offset, data.first(place.length)));
+      filled_places_ = true;
+      from += place.length;
+    } else {
+      from += TRY(write_allocating(from, data));
+    }
+  }
+  return {};
+}
+
+Result<void> ImageWriter::grow(uint64_t new_size) {
+  const uint64_t old_size = header_.size;
+  const uint64_t entries = header_.l1_entries_for(new_size);
+  if (entries > header_.l1_size) TRY(grow_l1(entries));
+  header_.size = new_size;
+  TRY(zero_new_space(old_size, new_size));
+  header_.size = old_size;  // write_back() may have to write the header: not with the new size yet
+  TRY(write_back());
+  header_.size = new_size;
+  TRY(write_header_fields());
+  return release_freed();
+}
+
+Result<void> ImageWriter::shrink(uint64_t new_size) {
+  const EntryFormat f = mapping_.format();
+  const uint64_t from = align_up(new_size, cluster_size());
+  for (uint64_t l1 = mapping_.l1_index(from); l1 < mapping_.l1().size(); ++l1) {
+    L2Table* table = TRY(mapping_.table(l1));
+    if (table == nullptr) continue;
+    const uint64_t first = l1 == mapping_.l1_index(from) ? mapping_.l2_index(from) : 0;
+    if (first != 0) table = TRY(writable_table(l1));
+    for (uint64_t i = first; i < mapping_.entries_per_table(); ++i) {
+      TRY(drop_cluster(table->entry(f, i)));
+      if (first != 0) set_entry(*table, i, 0, 0);
+    }
+    if (first != 0) {
+      dirty_tables_.insert(l1);
+      continue;
+    }
+    freed_.emplace_back(table->host_offset / cluster_size(), 1);
+    mapping_.l1()[l1] = 0;
+    dirty_l1_.insert(l1);
+  }
+  TRY(write_back());
+  // Tables that went are still in memory.
+  mapping_ = TRY(Mapping::open(file_, f, header_.l1_table_offset, header_.l1_size));
+  header_.size = new_size;
+  TRY(write_header_fields());
+  return release_freed();
+}
+
+}  // namespace varve::qcow2
