@@ -34,6 +34,7 @@ Result<void> Image::write_compressed(uint64_t offset, std::span<const std::byte>
       (*end % cluster_size != 0 && *end != state_->header.size)) {
     return make_error(ErrorKind::kInvalidArgument, name() + ": compressed clusters are written whole");
   }
+  TRY(record_write(offset, data.size()));
   auto compressor = TRY(state_->take_compressor());
   std::vector<std::byte> last;
   while (!data.empty()) {
