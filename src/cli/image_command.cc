@@ -12,7 +12,7 @@ namespace {
 
 using Verb = ImageExit (*)(const ImageCall&);
 
-constexpr std::array<std::pair<const char*, Verb>, 11> kVerbs = {{
+constexpr auto kVerbs = std::to_array<std::pair<const char*, Verb>>({
     {"check", image_check},
     {"create", image_create},
     {"info", image_info},
@@ -27,7 +27,7 @@ constexpr std::array<std::pair<const char*, Verb>, 11> kVerbs = {{
     {"measure", image_measure},
     {"bench", image_bench},
     {"resize", image_resize},
-}};
+});
 
 constexpr const char* kHelp =
     R"(Disk images, raw and qcow2: the commands, options, output and exit codes of qemu-img 7.2.

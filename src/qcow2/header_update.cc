@@ -54,16 +54,21 @@ Result<void> replace_header(BlockDevice& file, const Header& header) {
   SerializedHeader next = TRY(serialize_header(header));
   TRY(file.flush());  // whatever the new header names | the header
   if (spares_the_old(next, now, old_end)) return write(next, true);
-  // The new name, or the new extensions, would lie on the old name. So the new name goes beside it; or, where it is the
-  // same, the old one moves first, out of the way of both.
+  // The new name, or the new extensions, would lie on the old name. So the new name goes beside it; or the old one
+  // moves first, out of the way of both.
   const uint64_t beside_at = align_up(std::max({old_end, next.extensions_end, uint64_t{kHeaderSectorSize}}), 8);
   auto beside = serialize_header(header, beside_at);
   if (beside && spares_the_old(*beside, now, old_end)) return write(*beside, true);
-  if (beside && old_header.backing_file && old_header.backing_file == header.backing_file) {
+  if (old_header.backing_file) {
     auto moved = serialize_header(old_header, beside_at);
     if (moved && spares_the_old(*moved, now, old_end)) {
-      TRY(write(*moved, true));
-      return write(*beside, false);
+      const bool same_name = old_header.backing_file == header.backing_file;
+      auto last = serialize_header(header, same_name ? beside_at : align_up(moved->end, 8));
+      if (last) {
+        TRY(write(*moved, true));
+        const bool in_order = spares_the_old(*last, moved->cluster, moved->end);
+        return write(*last, in_order);
+      }
     }
   }
   return write(next, false);

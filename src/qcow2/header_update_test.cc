@@ -14,6 +14,7 @@ struct HeaderUpdate {
   std::optional<std::string> before;
   std::optional<std::string> after;
   uint64_t cluster_size = 4096;
+  bool old_format = true;  // the old header names a backing format too: its extensions are as long as the new ones
 };
 
 std::ostream& operator<<(std::ostream& out, const HeaderUpdate& u) {
@@ -30,7 +31,8 @@ TEST_P(HeaderUpdateCrash, LeavesTheOldHeaderOrTheNewOne) {
   const HeaderUpdate& p = GetParam();
   auto memory = std::make_unique<MemoryDevice>("disk");
   CreateOptions options{.size = 1 << 20, .cluster_size = p.cluster_size, .backing_file = p.before};
-  if (p.before) options.backing_format = "raw";
+  const auto old_format = p.before && p.old_format ? std::optional<std::string>("raw") : std::nullopt;
+  options.backing_format = old_format;
   ASSERT_TRUE(Image::create(*memory, options));
   auto control = std::make_shared<FaultControl>();
   FaultDevice file(std::move(memory), control);
@@ -49,8 +51,7 @@ TEST_P(HeaderUpdateCrash, LeavesTheOldHeaderOrTheNewOne) {
     const auto found = read_header(*state.disks[0]);
     EXPECT_TRUE(found) << found.error().message;
     if (!found) return false;
-    const bool is_old = found->backing_file == p.before &&
-                        found->backing_format == (p.before ? std::optional<std::string>("raw") : std::nullopt);
+    const bool is_old = found->backing_file == p.before && found->backing_format == old_format;
     const bool is_new = found->backing_file == p.after && found->backing_format == header.backing_format;
     EXPECT_TRUE(is_old || is_new) << found->backing_file.value_or("no name");
     return is_old || is_new;
@@ -67,7 +68,10 @@ INSTANTIATE_TEST_SUITE_P(All, HeaderUpdateCrash,
                                          HeaderUpdate{"ShortToLong", "base", long_name('n')},
                                          HeaderUpdate{"LongToShort", long_name('o'), "base"},
                                          HeaderUpdate{"LongToLong", long_name('o'), long_name('n')},
-                                         HeaderUpdate{"OneSector", "base", "other", 512}),
+                                         HeaderUpdate{"OneSector", "base", "other", 512},
+                                         HeaderUpdate{"FormatAndShort", "base", "other", 4096, false},
+                                         HeaderUpdate{"FormatAndLong", "base", long_name('n'), 4096, false},
+                                         HeaderUpdate{"FormatOnly", "base", "base", 4096, false}),
                          [](const auto& instance) { return std::string(instance.param.name); });
 
 TEST(HeaderUpdate, NamesThatAlternateDoNotWander) {

@@ -39,14 +39,14 @@ TEST_F(ImageResizeCommand, GivesDisksTheSizeAndContentsThatQemuGives) {
   for (const char* name : {"top", "plain", "extended", "v2"}) {
     for (const char* size : {"+1M", "6400k", "+512", "20M", "9G"}) {
       expect_same({"resize", "-f", "qcow2", name, size});
-      expect_same_disk(name, "qcow2");
+      expect_same_disk(name);
     }
     for (const char* size : {"-1G", "7000k", "-512", "1536k"}) {
       expect_same({"resize", "-f", "qcow2", "--shrink", name, size});
-      expect_same_disk(name, "qcow2");
+      expect_same_disk(name);
     }
     expect_same({"resize", "-q", "-f", "qcow2", "--preallocation=full", name, "2000k"});
-    expect_same_disk(name, "qcow2");
+    expect_same_disk(name);
   }
 }
 
@@ -69,13 +69,13 @@ TEST_F(ImageResizeCommand, KeepsSnapshotsAsTheyWere) {
            words("qemu-img snapshot -c one image")});
   for (const char* size : {"4M", "2G", "1M", "12M"}) {
     expect_same({"resize", "-f", "qcow2", "--shrink", "image", size});
-    expect_same_disk("image", "qcow2");
+    expect_same_disk("image");
   }
   for (const std::string& directory : {our_dir(), their_dir()}) {
     run_ok(words("qemu-img snapshot -a one image"), run_options(directory));
     run_ok({"qemu-io", "-f", "qcow2", "-c", "read -P 7 0 10M", "image"}, run_options(directory));
   }
-  expect_same_disk("image", "qcow2");
+  expect_same_disk("image");
 }
 
 TEST_F(ImageResizeCommand, SaysTheSameOfWhatCanNotBe) {
@@ -84,8 +84,8 @@ TEST_F(ImageResizeCommand, SaysTheSameOfWhatCanNotBe) {
   for (const char* line :
        {"resize image 1M", "resize image -1M", "resize image 0", "resize image -1G", "resize image +x", "resize image",
         "resize", "resize --preallocation=foo image 20M", "resize --shrink --preallocation=full image 1M",
-        "resize absent 1M", "resize image 1000000T", "resize image 9E", "resize image 10M 20M", "resize old +1M",
-        "resize -f foo image 1M", "resize -f raw --preallocation=metadata raw 20M", "resize -f raw raw 1000000T"}) {
+        "resize absent 1M", "resize image 1000000T", "resize image 10M 20M", "resize old +1M", "resize -f foo image 1M",
+        "resize -f raw --preallocation=metadata raw 20M", "resize -f raw raw 1000000T"}) {
     expect_same(line);
   }
   for (const char* line :
@@ -178,8 +178,8 @@ TEST_F(ImageResizeCommand, BenchSaysWhatQemuSaysButForTheTime) {
     EXPECT_EQ(ours_result.err, theirs.err) << line;
     EXPECT_EQ(ours_result.exit_code, theirs.exit_code) << line;
   }
-  run_ok({"qemu-io", "-f", "qcow2", "-c", "read -P 5 0 400k", "image"}, run_options(our_dir()));
-  expect_same_disk("image", "qcow2");
+  run_ok({"qemu-io", "-f", "qcow2", "-c", "read -P 5 80k 320k", "image"}, run_options(our_dir()));
+  expect_same_disk("image");
 }
 
 }  // namespace
