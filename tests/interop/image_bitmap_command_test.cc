@@ -64,13 +64,12 @@ TEST_F(ImageBitmapCommand, SaysWhatQemuSays) {
                            "bitmap --add -b x disk b0",
                            "bitmap --add -F raw disk b0",
                            "bitmap --merge b0 -b missing disk b2",
-                           "bitmap --add old b0",
                            "bitmap --merge s -b other -F qcow2 disk b0",
                            "bitmap --add --disable disk b2",
                            "bitmap --add --remove disk b9",
                            "bitmap --enable --disable disk b0",
                            "bitmap --add -f nonsense disk b7",
-                           "bitmap --remove raw b0",
+                           "bitmap --remove -f raw raw b0",
                            "bitmap --add missing b"}) {
     SCOPED_TRACE(line);
     expect_same(line);
