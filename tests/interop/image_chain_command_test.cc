@@ -119,7 +119,7 @@ TEST_F(ImageChainCommand, RebaseChangesNamesAsQemuDoes) {
 }
 
 TEST_F(ImageChainCommand, RebaseKeepsWhatTheGuestSees) {
-  for (const uint64_t seed : {1, 2, 3, 4, 5, 6}) {
+  for (const uint64_t seed : {1u, 2u, 3u, 4u, 5u, 6u}) {
     SCOPED_TRACE(seed);
     const char* options[] = {"compat=1.1",  "cluster_size=4k",  "extended_l2=on",
                              "compat=0.10", "cluster_size=512", "refcount_bits=1"};
@@ -142,7 +142,7 @@ TEST_F(ImageChainCommand, RebaseKeepsWhatTheGuestSees) {
 }
 
 TEST_F(ImageChainCommand, CommitMovesWhatTheGuestSees) {
-  for (const uint64_t seed : {11, 12, 13, 14, 15}) {
+  for (const uint64_t seed : {11u, 12u, 13u, 14u, 15u}) {
     SCOPED_TRACE(seed);
     const char* options[] = {"compat=1.1", "cluster_size=4k", "extended_l2=on", "compat=0.10", "cluster_size=512"};
     prepare_chains(seed, options[seed - 11]);

@@ -71,7 +71,7 @@ class Damage {
       case 6:
         if (!blocks_.empty()) {
           const uint64_t at = blocks_[below(blocks_.size())] + below(std::min<uint64_t>(cluster_, 512));
-          if (at < b_.size()) b_[at] = static_cast<char>(below(2) == 0 ? below(4) : b_[at] ^ 1);
+          if (at < b_.size()) b_[at] = static_cast<char>(below(2) == 0 ? static_cast<char>(below(4)) : b_[at] ^ 1);
         }
         return;
       default:
