@@ -12,6 +12,7 @@ constexpr std::array kSignals = {SIGINT, SIGTERM, SIGHUP};
 
 // What a signal handler may touch; there is one process, and so one of these.
 std::atomic<bool> came = false;
+std::array<struct sigaction, kSignals.size()> before;
 
 void note(int signal) {
   if (came.exchange(true)) {
@@ -24,16 +25,18 @@ void note(int signal) {
 
 InterruptWatch::InterruptWatch() {
   came = false;
-  for (const int signal : kSignals) {
+  for (size_t i = 0; i < kSignals.size(); ++i) {
+    ::sigaction(kSignals[i], nullptr, &before[i]);
+    if (before[i].sa_handler == SIG_IGN) continue;
     struct sigaction action = {};
     action.sa_handler = note;
     action.sa_flags = SA_RESTART;
-    ::sigaction(signal, &action, nullptr);
+    ::sigaction(kSignals[i], &action, nullptr);
   }
 }
 
 InterruptWatch::~InterruptWatch() {
-  for (const int signal : kSignals) ::signal(signal, SIG_DFL);
+  for (size_t i = 0; i < kSignals.size(); ++i) ::sigaction(kSignals[i], &before[i], nullptr);
 }
 
 bool interrupted() {

@@ -4,6 +4,7 @@
 namespace varve::cli {
 
 // While one of these lives, SIGINT, SIGTERM and SIGHUP are noted instead of ending the process; a second one ends it.
+// What the process ignores (nohup, a job of a shell in the background) it goes on ignoring. One at a time.
 class InterruptWatch {
  public:
   InterruptWatch();

@@ -27,7 +27,7 @@ Result<void> append_owned(std::span<const ChainLayer> layers, uint64_t offset, u
           append(result, {extent.offset, extent.length, true, {}});
           break;
         case ExtentKind::kData:
-          append(result, {extent.offset, extent.length, false, layers[0].file});
+          append(result, {extent.offset, extent.length, false, layers[0].identity});
           break;
       }
     }
@@ -41,7 +41,7 @@ Result<void> append_owned(std::span<const ChainLayer> layers, uint64_t offset, u
 std::vector<ChainLayer> chain_layers(const OpenImage& image, size_t first) {
   std::vector<ChainLayer> result;
   for (size_t i = first; i < image.layers().size(); ++i)
-    result.push_back({image.devices()[i].get(), image.layers()[i].file});
+    result.push_back({image.devices()[i].get(), {image.layers()[i].file, image.layers()[i].format}});
   return result;
 }
 

@@ -10,16 +10,23 @@
 
 namespace varve::image {
 
+// What a layer's bytes are: a file, and how it is read. The same file read as raw and as qcow2 shows two disks.
+struct LayerIdentity {
+  FileIdentity file;
+  Format format = Format::kRaw;
+  bool operator==(const LayerIdentity&) const = default;
+};
+
 struct ChainLayer {
   BlockDevice* device = nullptr;
-  FileIdentity file;
+  LayerIdentity identity;
 };
 
 struct OwnedExtent {
   uint64_t offset = 0;
   uint64_t length = 0;
-  bool zero = false;   // reads as zeroes; then no layer is named
-  FileIdentity owner;  // the file whose data shows
+  bool zero = false;    // reads as zeroes; then no layer is named
+  LayerIdentity owner;  // the layer whose data shows
 };
 
 // The layers of an open image from `first` on, top first.

@@ -5,6 +5,7 @@
 #include "io/crash_states.h"
 #include "qcow2/image.h"
 #include "support/image_bytes.h"
+#include "support/qcow2_scan.h"
 
 namespace varve::qcow2 {
 namespace {
@@ -118,10 +119,10 @@ TEST(HeaderUpdate, AnOpenImageGoesOnWithTheNewHeader) {
   ASSERT_TRUE(Image::create(*file, {.size = 1 << 20}));
   const auto image = *Image::open(file, {.writable = true});
   ASSERT_TRUE(image->write_at(0, std::vector<std::byte>(1000, std::byte{7})));
-  Header header = image->header();
-  header.backing_file = "base";
-  header.backing_format = "raw";
-  ASSERT_TRUE(image->update_header(header));
+  ASSERT_TRUE(image->update_header([](Header& header) {
+    header.backing_file = "base";
+    header.backing_format = "raw";
+  }));
   EXPECT_EQ(image->header().backing_file, "base");
   ASSERT_TRUE(image->write_at(500000, std::vector<std::byte>(1000, std::byte{8})));
   ASSERT_TRUE(image->flush());
@@ -131,6 +132,23 @@ TEST(HeaderUpdate, AnOpenImageGoesOnWithTheNewHeader) {
   EXPECT_EQ(b, std::byte{7});
   ASSERT_TRUE(again->read_at(500999, std::span(&b, 1)));
   EXPECT_EQ(b, std::byte{8});
+}
+
+// What is pending may need a larger refcount table, in another place than the header that the caller knew says.
+TEST(HeaderUpdate, FollowsTablesThatMoveWhileEverythingIsWritten) {
+  const auto file = std::make_shared<MemoryDevice>("disk");
+  ASSERT_TRUE(Image::create(*file, {.size = 16 << 20, .cluster_size = 512}));
+  {
+    const auto image = *Image::open(file, {.writable = true});
+    const uint64_t table_before = image->header().refcount_table_offset;
+    ASSERT_TRUE(image->write_at(0, std::vector<std::byte>(12 << 20, std::byte{7})));
+    ASSERT_TRUE(image->update_header([](Header& header) { header.compatible_features |= kCompatLazyRefcounts; }));
+    EXPECT_NE(image->header().refcount_table_offset, table_before);
+    EXPECT_TRUE(image->header().lazy_refcounts());
+    ASSERT_TRUE(image->write_at(12 << 20, std::vector<std::byte>(1 << 20, std::byte{8})));
+  }
+  const auto scan = test::scan_qcow2(test::contents(*file));
+  EXPECT_TRUE(scan.clean()) << scan.describe();
 }
 
 }  // namespace

@@ -147,12 +147,15 @@ BlockDevice& Image::file() {
   return *state_->file;
 }
 
-Result<void> Image::update_header(const Header& header) {
+Result<void> Image::update_header(const std::function<void(Header&)>& change) {
   if (!state_->writer) return read_only(name());
-  TRY(flush());
   const std::unique_lock io(state_->io_lock);
   const std::lock_guard lock(state_->metadata_lock);
+  TRY(state_->writer->write_back());
+  TRY(state_->writer->release_freed());
   const auto update = [&]() -> Result<void> {
+    Header header = state_->header;
+    change(header);
     TRY(replace_header(*state_->file, header));
     TRY(state_->load());
     return state_->writer->reload_refcounts();

@@ -8,6 +8,7 @@
 // Threads: metadata under one mutex, data I/O outside it.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -58,10 +59,10 @@ class Image final : public BlockDevice {
   const Header& header() const;
   const std::vector<Snapshot>& snapshots() const;
   BlockDevice& file();
-  // Writes the header anew, as `header` says (header_update.h), after everything that is pending. Fields that say where
-  // tables are have to be the present ones, unless the caller has made others durable. kPermission where the image is
-  // not open for writing.
-  Result<void> update_header(const Header& header);
+  // Writes everything that is pending, and then the header anew, as `change` makes it from the present one
+  // (header_update.h): writing out may have moved a table, so nobody brings a header of an earlier time. kPermission
+  // where the image is not open for writing.
+  Result<void> update_header(const std::function<void(Header&)>& change);
 
   // The persistent dirty bitmaps, as in the file; what was recorded since the image was opened is not among it.
   // Writes through this object are recorded in those that record; until the object goes, the file has them as
@@ -93,8 +94,8 @@ class Image final : public BlockDevice {
   // Lets go of everything that the active disk holds, so that the backing file shows through everywhere; snapshots keep
   // what they have. A crash leaves some of it let go of, and leaks.
   Result<void> make_empty();
-  Result<void> resize(uint64_t new_size) override;                                 // kUnsupported so far
-  Result<std::vector<Extent>> extents(uint64_t offset, uint64_t length) override;  // this layer only
+  Result<void> resize(uint64_t new_size) override;                                     // kUnsupported so far
+  Result<std::vector<Extent>> extents(uint64_t offset, uint64_t length) override;      // this layer only
   Result<std::vector<PlacedExtent>> placed_extents(uint64_t offset, uint64_t length);  // the same, with places
   // Clusters of [0, file size) that the refcounts say are in use; counting ends at `enough`.
   Result<uint64_t> used_clusters(uint64_t enough);

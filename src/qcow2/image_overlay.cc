@@ -17,10 +17,10 @@ Error read_only(const std::string& name) {
 Result<void> Image::change_backing_name(const std::optional<std::string>& file,
                                         const std::optional<std::string>& format) {
   if (!state_->writer) return read_only(name());
-  Header changed = state_->header;
-  changed.backing_file = file;
-  changed.backing_format = format;
-  Result<void> updated = update_header(changed);
+  Result<void> updated = update_header([&](Header& header) {
+    header.backing_file = file;
+    header.backing_format = format;
+  });
   if (!updated && updated.error().kind == ErrorKind::kInvalidArgument) updated.error().kind = ErrorKind::kNoSpace;
   return updated;
 }

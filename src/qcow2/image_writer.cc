@@ -35,10 +35,13 @@ Result<void> ImageWriter::reload_refcounts() {
   return {};
 }
 
+Result<void> ImageWriter::check_usable() const {
+  if (!failed_) return {};
+  return make_error(ErrorKind::kIo, fmt::format("{}: an earlier write failed; the image takes no more", file_.name()));
+}
+
 Result<ImageWriter::InPlace> ImageWriter::find_in_place(uint64_t offset, uint64_t length) {
-  if (failed_)
-    return make_error(ErrorKind::kIo,
-                      fmt::format("{}: an earlier write failed; the image takes no more", file_.name()));
+  TRY(check_usable());
   const uint64_t l1 = mapping_.l1_index(offset);
   if ((mapping_.l1()[l1] & kEntryCopied) == 0) return InPlace{};
   const EntryFormat& f = mapping_.format();
@@ -260,6 +263,7 @@ Result<uint64_t> ImageWriter::place_compressed(uint64_t length) {
 }
 
 Result<void> ImageWriter::write_compressed(uint64_t guest_cluster, std::span<const std::byte> stream) {
+  TRY(check_usable());
   const EntryFormat& f = mapping_.format();
   const uint64_t l1 = mapping_.l1_index(guest_cluster);
   const uint64_t index = mapping_.l2_index(guest_cluster);
@@ -279,9 +283,7 @@ Result<void> ImageWriter::write_compressed(uint64_t guest_cluster, std::span<con
 }
 
 Result<uint64_t> ImageWriter::zero_by_table(uint64_t offset, uint64_t length, ZeroKind kind) {
-  if (failed_)
-    return make_error(ErrorKind::kIo,
-                      fmt::format("{}: an earlier write failed; the image takes no more", file_.name()));
+  TRY(check_usable());
   const bool to_end = offset + length >= header_.size;  // the last cluster may be cut by the disk's end
   const uint64_t end = to_end ? align_up(header_.size, cluster_size()) : offset + length;
   uint64_t done = offset;
@@ -384,9 +386,7 @@ bool ImageWriter::wants_write_back() const {
 }
 
 Result<void> ImageWriter::write_back() {
-  if (failed_)
-    return make_error(ErrorKind::kIo,
-                      fmt::format("{}: an earlier write failed; the image takes no more", file_.name()));
+  TRY(check_usable());
   auto result = write_back_ordered();
   if (!result) failed_ = true;
   return result;

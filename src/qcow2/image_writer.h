@@ -64,6 +64,7 @@ class ImageWriter {
   Result<void> reload_refcounts();
   // What is known of the file may not be true any more: no further write, until reload_refcounts() succeeds.
   void give_up() { failed_ = true; }
+  Result<void> check_usable() const;  // kIo after give_up(), or after a write_back() that failed
 
  private:
   ImageWriter(BlockDevice& file, Header& header, Mapping& mapping, GuestReader& reader,
