@@ -4,6 +4,7 @@
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
 #include "cli/image_options.h"
+#include "cli/image_source.h"
 #include "image/backing_name.h"
 #include "image/create.h"
 #include "image/open.h"
@@ -15,6 +16,7 @@ namespace {
 struct CreateRequest {
   std::string path;
   std::string format = "raw";
+  ImageObjects objects;
   std::optional<std::string> size;
   std::optional<std::string> options;  // -o
   std::optional<std::string> backing_file;
@@ -154,7 +156,7 @@ ImageExit image_create(const ImageCall& call) {
         request.unsafe = true;
         break;
       default:
-        return image_failure(call.output, "--object is not supported by this version of Varve");
+        if (Result<void> added = request.objects.add(value); !added) return image_failure(call.output, added.error());
     }
   }
   if (request.options && asks_for_help(*request.options)) {
