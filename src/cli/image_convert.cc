@@ -12,9 +12,9 @@
 #include "cli/image_options.h"
 #include "cli/image_progress.h"
 #include "cli/interrupt.h"
+#include "cli/new_image.h"
 #include "image/backing_name.h"
 #include "image/convert.h"
-#include "image/create.h"
 #include "image/offload.h"
 #include "image/open.h"
 
@@ -112,22 +112,6 @@ Result<ImageOptions> target_options(const ConvertRequest& request, image::Format
   return options;
 }
 
-Result<void> create_target(const ConvertRequest& request, const ImageOptions& options) {
-  const auto create = [&]() -> Result<void> {
-    TRY(refuse_unsupported(options));
-    if (options.format() == image::Format::kRaw) {
-      TRY(check_raw_options(options));
-      return image::create_raw(request.target, *options.number("size"));
-    }
-    return image::create_qcow2(request.target, TRY(qcow2_create_options(options)));
-  };
-  Result<void> created = create();
-  if (created) return created;
-  created.error().message = fmt::format("{}: error while converting {}: {}", request.target, name_of(options.format()),
-                                        qemu_reason(created.error(), request.target, "create"));
-  return created;
-}
-
 Result<image::OpenImage> open_target(const ConvertRequest& request) {
   SourceArguments arguments{.format = request.target_format, .image_opts = request.target_image_opts};
   arguments.objects = request.source.objects;
@@ -135,7 +119,7 @@ Result<image::OpenImage> open_target(const ConvertRequest& request) {
 }
 
 // Makes the target's file. Returns whether the new image has a backing file.
-Result<bool> make_target(const ConvertRequest& request, uint64_t size) {
+Result<bool> make_target(Output& output, const ConvertRequest& request, uint64_t size) {
   const std::optional<image::Format> format = image::format_of_name(*request.target_format);
   if (!format) {
     return make_error(ErrorKind::kInvalidArgument, fmt::format("Unknown file format '{}'", *request.target_format));
@@ -144,7 +128,12 @@ Result<bool> make_target(const ConvertRequest& request, uint64_t size) {
     return make_error(ErrorKind::kInvalidArgument, fmt::format("Unknown protocol '{}'", *protocol));
   }
   const ImageOptions options = TRY(target_options(request, *format, size));
-  TRY(create_target(request, options));
+  Result<void> created = create_image(output, request.target, options);
+  if (!created) {
+    created.error().message = fmt::format("{}: error while converting {}: {}", request.target, name_of(options.format()),
+                                          created.error().message);
+    return created.error();
+  }
   return options.text("backing_file").has_value();
 }
 
@@ -186,7 +175,7 @@ Result<void> run(Output& output, const ConvertRequest& request) {
       return make_error(ErrorKind::kInvalidArgument, "Copying bitmaps only possible with single source");
     bitmaps = TRY(bitmaps_to_copy(sources.front().image, request.skip_broken_bitmaps));
   }
-  const bool has_backing = request.skip_create ? request.backing_file.has_value() : TRY(make_target(request, size));
+  const bool has_backing = request.skip_create ? request.backing_file.has_value() : TRY(make_target(output, request, size));
   const image::OpenImage target = TRY(open_target(request));
   if (request.bitmaps && (target.qcow2() == nullptr || target.qcow2()->header().version < 3)) {
     return make_error(ErrorKind::kInvalidArgument,

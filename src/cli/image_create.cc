@@ -5,8 +5,8 @@
 #include "cli/image_errors.h"
 #include "cli/image_options.h"
 #include "cli/image_source.h"
+#include "cli/new_image.h"
 #include "image/backing_name.h"
-#include "image/create.h"
 #include "image/open.h"
 
 namespace varve::cli {
@@ -92,15 +92,6 @@ Result<void> complete(const CreateRequest& request, ImageOptions& options) {
   return {};
 }
 
-Result<void> write_image(const CreateRequest& request, const ImageOptions& options) {
-  TRY(refuse_unsupported(options));
-  if (options.format() == image::Format::kRaw) {
-    TRY(check_raw_options(options));
-    return image::create_raw(request.path, *options.number("size"));
-  }
-  return image::create_qcow2(request.path, TRY(qcow2_create_options(options)));
-}
-
 ImageExit create(Output& output, const CreateRequest& request) {
   const std::optional<image::Format> format = image::format_of_name(request.format);
   if (!format) return image_failure(output, fmt::format("{}: Unknown file format '{}'", request.path, request.format));
@@ -116,12 +107,9 @@ ImageExit create(Output& output, const CreateRequest& request) {
   if (!request.quiet) {
     output.print(fmt::format("Formatting '{}', fmt={} {}\n", request.path, request.format, options.formatted()));
   }
-  Result<void> written = write_image(request, options);
-  if (!written) {
-    return image_failure(output,
-                         fmt::format("{}: {}", request.path, qemu_reason(written.error(), request.path, "create")),
-                         &written.error());
-  }
+  Result<void> created = create_image(output, request.path, options);
+  if (!created)
+    return image_failure(output, fmt::format("{}: {}", request.path, created.error().message), &created.error());
   return {0};
 }
 

@@ -6,10 +6,9 @@
 
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
-#include "cli/image_options.h"
 #include "cli/image_source.h"
+#include "cli/new_image.h"
 #include "image/backing_name.h"
-#include "image/create.h"
 
 namespace varve::cli {
 
@@ -27,11 +26,10 @@ struct DdRequest {
   uint64_t skip = 0;
 };
 
-Result<void> create_target(const DdRequest& request, image::Format format, uint64_t size) {
-  if (format == image::Format::kRaw) return image::create_raw(*request.target, size);
+Result<void> create_target(Output& output, const DdRequest& request, image::Format format, uint64_t size) {
   ImageOptions options(format);
   TRY(options.set("size", fmt::format("{}", size)));
-  return image::create_qcow2(*request.target, TRY(qcow2_create_options(options)));
+  return create_image(output, *request.target, options);
 }
 
 ImageExit copy(Output& output, BlockDevice& source, BlockDevice& target, uint64_t from, uint64_t end) {
@@ -69,11 +67,10 @@ ImageExit dd(Output& output, const DdRequest& request) {
     end = std::min(end, *request.count * request.block_size);
   const bool behind = request.skip > INT64_MAX / request.block_size || request.skip * request.block_size > end;
   const uint64_t from = behind ? end : request.skip * request.block_size;
-  if (Result<void> created = create_target(request, *format, end - from); !created) {
-    return image_failure(output,
-                         fmt::format("{}: error while creating output image: {}", *request.target,
-                                     qemu_reason(created.error(), *request.target, "create")),
-                         &created.error());
+  if (Result<void> created = create_target(output, request, *format, end - from); !created) {
+    return image_failure(
+        output, fmt::format("{}: error while creating output image: {}", *request.target, created.error().message),
+        &created.error());
   }
   const Result<image::OpenImage> target =
       open_source(*request.target, {.format = request.target_format}, {.use = image::Use::kWrite});

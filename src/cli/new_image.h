@@ -1,0 +1,15 @@
+// The image that a verb of `varve image` makes: for create, convert and dd.
+#pragma once
+
+#include <string>
+
+#include "cli/image_options.h"
+#include "cli/output.h"
+
+namespace varve::cli {
+
+// Creates it as the options say, which have a size. The message is the reason alone, in qemu-img's words; warnings are
+// printed.
+Result<void> create_image(Output& output, const std::string& path, const ImageOptions& options);
+
+}  // namespace varve::cli
