@@ -18,6 +18,7 @@ constexpr auto kVerbs = std::to_array<std::pair<const char*, Verb>>({
     {"info", image_info},
     {"snapshot", image_snapshot},
     {"convert", image_convert},
+    {"amend", image_amend},
     {"bitmap", image_bitmap},
     {"commit", image_commit},
     {"rebase", image_rebase},
@@ -48,6 +49,8 @@ constexpr const char* kHelp =
   {0} bitmap (--add [-g GRANULARITY] | --remove | --clear | --enable | --disable | --merge BITMAP)...
       [-b FILE [-F FORMAT]] [-f FORMAT] FILE BITMAP
       makes and changes the persistent dirty bitmaps of a qcow2 image; -b: where --merge finds its BITMAP
+  {0} amend [-p] [-q] [-f FORMAT] [-t CACHE] [--force] -o OPTIONS FILE
+      changes the format options of a qcow2 image: compat, refcount_bits, lazy_refcounts, size; `-o help` lists them
   {0} commit [-p] [-q] [-f FORMAT] [-t CACHE] [-b BASE] [-d] [-r RATE] FILE
       writes what FILE holds into its backing file, or into BASE further below, and empties FILE; -b, -d keep it
   {0} rebase [-p] [-q] [-f FORMAT] [-t CACHE] [-T CACHE] [-u] -b BACKING_FILE [-F FORMAT] FILE

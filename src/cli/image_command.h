@@ -19,6 +19,7 @@ ImageExit image_help(Output& output);
 ImageExit image_check(const ImageCall& call);
 ImageExit image_create(const ImageCall& call);
 ImageExit image_info(const ImageCall& call);
+ImageExit image_amend(const ImageCall& call);
 ImageExit image_snapshot(const ImageCall& call);
 ImageExit image_convert(const ImageCall& call);
 ImageExit image_bitmap(const ImageCall& call);

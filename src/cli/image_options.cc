@@ -66,22 +66,55 @@ constexpr ImageOptionDescription kRawOptions[] = {
     {"preallocation", Type::kText, nullptr, true, "Preallocation mode (allowed values: off, falloc, full)"},
     {"extent_size_hint", Type::kSize, nullptr, true, kExtentSizeHelp},
 };
+constexpr ImageOptionDescription kAmendOptions[] = {
+    {"encrypt.state", Type::kText, nullptr, false, "Select new state of affected keyslots (active/inactive)"},
+    {"encrypt.keyslot", Type::kNumber, nullptr, false, "Select a single keyslot to modify explicitly"},
+    {"encrypt.old-secret", Type::kText, nullptr, false, "Select all keyslots that match this password"},
+    {"encrypt.new-secret", Type::kText, nullptr, false,
+     "New secret to set in the matching keyslots. Empty string to erase"},
+    {"encrypt.iter-time", Type::kNumber, nullptr, false, "Time to spend in PBKDF in milliseconds"},
+    {"size", Type::kSize, nullptr, false, "Virtual disk size"},
+    {"compat", Type::kText, nullptr, false, "Compatibility level (v2 [0.10] or v3 [1.1])"},
+    {"backing_file", Type::kText, nullptr, false, "File name of a base image"},
+    {"backing_fmt", Type::kText, nullptr, false, "Image format of the base image"},
+    {"data_file", Type::kText, nullptr, false, "File name of an external data file"},
+    {"data_file_raw", Type::kFlag, nullptr, false, "The external data file must stay valid as a raw image"},
+    {"lazy_refcounts", Type::kFlag, nullptr, false, "Postpone refcount updates"},
+    {"refcount_bits", Type::kNumber, nullptr, false, "Width of a reference count entry in bits"},
+};
 // Known, and refused.
 constexpr const char* kNotYet[] = {"encryption",          "encrypt.format",         "encrypt.key-secret",
                                    "encrypt.cipher-alg",  "encrypt.cipher-mode",    "encrypt.ivgen-alg",
                                    "encrypt.hash-alg",    "encrypt.ivgen-hash-alg", "encrypt.iter-time",
                                    "data_file",           "data_file_raw"};
 
-std::span<const ImageOptionDescription> options_of(image::Format format) {
+std::span<const ImageOptionDescription> options_of(image::Format format, OptionUse use) {
+  if (use == OptionUse::kAmend) return kAmendOptions;
   if (format == image::Format::kRaw) return kRawOptions;
   return kQcow2Options;
 }
 
-const ImageOptionDescription* find(image::Format format, const std::string& name) {
-  for (const ImageOptionDescription& option : options_of(format)) {
-    if (name == option.name) return &option;
+const ImageOptionDescription* find(std::span<const ImageOptionDescription> options, const std::string& name) {
+  const auto found = std::ranges::find(options, name, &ImageOptionDescription::name);
+  return found == options.end() ? nullptr : &*found;
+}
+
+// Sorted by name, as QEMU prints them.
+std::string listing(std::span<const ImageOptionDescription> options, bool with_file) {
+  std::vector<ImageOptionDescription> listed;
+  for (const ImageOptionDescription& option : options) {
+    if (with_file || !option.of_file) listed.push_back(option);
   }
-  return nullptr;
+  std::ranges::sort(listed, [](const auto& a, const auto& b) { return std::string_view(a.name) < b.name; });
+  std::string text;
+  for (const ImageOptionDescription& option : listed) {
+    const char* type = option.type == Type::kText     ? "str"
+                       : option.type == Type::kFlag   ? "bool (on/off)"
+                       : option.type == Type::kNumber ? "num"
+                                                      : "size";
+    text += fmt::format("  {:<22} - {}\n", fmt::format("{}=<{}>", option.name, type), option.help);
+  }
+  return text;
 }
 
 // The elements of an option list; ",," in one is a comma.
@@ -161,19 +194,8 @@ bool asks_for_help(const std::string& list) {
 }
 
 std::string option_help(image::Format format, bool with_file) {
-  std::vector<ImageOptionDescription> listed;
-  for (const ImageOptionDescription& option : options_of(format)) {
-    if (with_file || !option.of_file) listed.push_back(option);
-  }
-  std::ranges::sort(listed, [](const auto& a, const auto& b) { return std::string_view(a.name) < b.name; });
   std::string text = with_file ? "Supported options:\n" : fmt::format("Supported {} options:\n", name_of(format));
-  for (const ImageOptionDescription& option : listed) {
-    const char* type = option.type == Type::kText     ? "str"
-                       : option.type == Type::kFlag   ? "bool (on/off)"
-                       : option.type == Type::kNumber ? "num"
-                                                      : "size";
-    text += fmt::format("  {:<22} - {}\n", fmt::format("{}=<{}>", option.name, type), option.help);
-  }
+  text += listing(options_of(format, OptionUse::kCreate), with_file);
   if (!with_file) {
     text +=
         "\nThe protocol level may support further options.\nSpecify the target filename to include those options.\n";
@@ -181,12 +203,16 @@ std::string option_help(image::Format format, bool with_file) {
   return text;
 }
 
+std::string amend_help() {
+  return "Amend options for 'qcow2':\n" + listing(kAmendOptions, false);
+}
+
 bool ImageOptions::knows(const std::string& name) const {
-  return find(format_, name) != nullptr;
+  return find(options_of(format_, use_), name) != nullptr;
 }
 
 Result<void> ImageOptions::set(const std::string& name, const std::string& text) {
-  const ImageOptionDescription* option = find(format_, name);
+  const ImageOptionDescription* option = find(options_of(format_, use_), name);
   if (option == nullptr) return invalid(fmt::format("Invalid parameter '{}'", name));
   Value value;
   value.text = text;
@@ -230,7 +256,7 @@ std::optional<std::string> ImageOptions::text(const std::string& name) const {
 std::optional<uint64_t> ImageOptions::number(const std::string& name) const {
   const auto found = values_.find(name);
   if (found != values_.end()) return found->second.number;
-  const ImageOptionDescription* option = find(format_, name);
+  const ImageOptionDescription* option = find(options_of(format_, use_), name);
   if (option != nullptr && option->initial != nullptr) return std::strtoull(option->initial, nullptr, 10);
   return std::nullopt;
 }
@@ -242,7 +268,7 @@ bool ImageOptions::flag(const std::string& name) const {
 
 std::string ImageOptions::formatted() const {
   std::string text;
-  for (const ImageOptionDescription& option : options_of(format_)) {
+  for (const ImageOptionDescription& option : options_of(format_, use_)) {
     const auto found = values_.find(option.name);
     std::string value;
     if (found == values_.end()) {

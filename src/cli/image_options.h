@@ -22,9 +22,13 @@ bool asks_for_help(const std::string& list);
 // What `-o help` prints. `with_file`: also what the file system has to offer, as when the target is named.
 std::string option_help(image::Format format, bool with_file);
 
+std::string amend_help();  // the same for `amend`
+
+enum class OptionUse : uint8_t { kCreate, kAmend };
+
 class ImageOptions {
  public:
-  explicit ImageOptions(image::Format format) : format_(format) {}
+  explicit ImageOptions(image::Format format, OptionUse use = OptionUse::kCreate) : format_(format), use_(use) {}
 
   // `list` may be several lists joined by commas. Messages are qemu-img's.
   Result<void> parse(const std::string& list);
@@ -46,6 +50,7 @@ class ImageOptions {
     bool flag = false;
   };
   image::Format format_;
+  OptionUse use_;
   std::map<std::string, Value> values_;
 };
 

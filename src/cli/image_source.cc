@@ -8,6 +8,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "cli/dirty_image.h"
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
 
@@ -170,6 +171,7 @@ const std::string* ImageObjects::secret(const std::string& id) const {
 
 std::optional<ImageExit> take_source_arguments(const ImageCall& call, ParsedImageArguments& parsed,
                                                SourceArguments& source) {
+  source.diagnostics = [&output = call.output](const std::string& line) { output.diagnostics(line + "\n"); };
   std::vector<ParsedImageOption> others;
   for (ParsedImageOption& option : parsed.options) {
     switch (option.id) {
@@ -222,6 +224,25 @@ Result<image::OpenImage> open_source(const std::string& word, const SourceArgume
   options.share_with_writers = arguments.share;
   image::OpenFailure failure;
   Result<image::OpenImage> opened = image::open_image(source.path, options, &failure);
+  if (!opened && failure.layer == 0 && options.use == image::Use::kWrite &&
+      source.format.value_or(image::Format::kQcow2) == image::Format::kQcow2 && is_dirty_image(source.path)) {
+    const auto line = [&](const std::string& text) {
+      if (arguments.diagnostics) arguments.diagnostics(text);
+    };
+    if (Result<void> repaired = repair_dirty_image(source.path, line); !repaired) {
+      return std::move(repaired).error().context(fmt::format("Could not open '{}'", word));
+    }
+    opened = image::open_image(source.path, options, &failure);
+  }
+  if (opened && opened->was_probed() && opened->format() == image::Format::kRaw && options.use == image::Use::kWrite &&
+      arguments.diagnostics) {
+    arguments.diagnostics(
+        fmt::format("WARNING: Image format was not specified for '{}' and probing guessed raw.\n"
+                    "         Automatically detecting the format is dangerous for raw images, write operations on block "
+                    "0 will be restricted.\n"
+                    "         Specify the 'raw' format explicitly to remove the restrictions.",
+                    source.path));
+  }
   if (!opened) opened.error().message = fmt::format("Could not open '{}': {}", word, qemu_open_reason(failure));
   return opened;
 }

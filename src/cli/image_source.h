@@ -4,6 +4,7 @@
 // The user's own words are trusted as the user is. What images name (backing files, data files) does not come here.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -38,6 +39,7 @@ struct SourceArguments {
   bool image_opts = false;                          // --image-opts
   bool share = false;                               // -U
   ImageObjects objects = {};                        // --object
+  std::function<void(const std::string&)> diagnostics = nullptr;  // prints what QEMU says while it opens an image
 };
 
 // Takes those options, and -h, out of `parsed`. What it returns ends the verb: everything is printed.
@@ -47,7 +49,8 @@ std::optional<ImageExit> take_source_arguments(const ImageCall& call, ParsedImag
 // The messages are the whole reason: "Could not open 'a': Unknown driver 'b'".
 Result<ImageSource> find_source(const std::string& word, const SourceArguments& arguments);
 
-// Finds and opens; `options` without a format.
+// Finds and opens; `options` without a format. An image that is to be written to and was not closed cleanly is repaired
+// first (cli/dirty_image.h).
 Result<image::OpenImage> open_source(const std::string& word, const SourceArguments& arguments,
                                      image::OpenOptions options);
 

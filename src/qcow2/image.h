@@ -107,7 +107,15 @@ class Image final : public BlockDevice {
   // what they have. A crash leaves some of it let go of, and leaks.
   Result<void> make_empty();
   // An external data file gets the new size, too.
+  // New space reads as zeroes. A crash leaves the old size or the new one; where there are bitmaps, perhaps without
+  // them. kUnsupported for version 2 with snapshots, and for inconsistent bitmaps.
   Result<void> resize(uint64_t new_size) override;
+  Result<void> grow_preallocated(uint64_t new_size);  // the same, and every new cluster has its place in the file
+  // What the image is, with the same contents; no guest I/O goes on meanwhile. A crash leaves the old format or the new
+  // one, and leaks at worst. kUnsupported where the new one has no place for something that the image holds.
+  Result<void> upgrade();  // to version 3
+  Result<void> downgrade(const std::function<void(uint64_t done, uint64_t total)>& progress);  // to version 2
+  Result<void> change_refcount_bits(uint32_t bits);                                            // version 3
   Result<std::vector<Extent>> extents(uint64_t offset, uint64_t length) override;      // this layer only
   Result<std::vector<PlacedExtent>> placed_extents(uint64_t offset, uint64_t length);  // the same, with places
   // Clusters of [0, file size) that the refcounts say are in use; counting ends at `enough`.
@@ -124,6 +132,10 @@ class Image final : public BlockDevice {
   // Before guest data changes: bitmaps that record take note.
   Result<void> record_write(uint64_t offset, uint64_t length);
   Result<void> start_recording();
+  Result<void> resize(uint64_t new_size, bool with_places);
+  Result<void> check_resizable(uint64_t new_size) const;
+  Result<void> check_downgrade() const;
+  Result<void> resize_disk(uint64_t new_size, bool with_places);
   void finish_recording();
   std::unique_ptr<State> state_;
 };

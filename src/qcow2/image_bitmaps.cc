@@ -123,12 +123,12 @@ Result<void> Image::store_bitmaps(std::span<const DirtyBitmap> bitmaps) {
 
 Result<void> Image::record_write(uint64_t offset, uint64_t length) {
   if (!state_->header.bitmaps) return {};
-  const std::lock_guard lock(state_->bitmaps_lock);
-  if (!state_->recording_started) {
+  {  // else the directory may not be where the header in memory says
     const std::lock_guard metadata(state_->metadata_lock);
-    TRY(state_->writer->check_usable());  // the directory may not be where the header in memory says
-    TRY(start_recording());
+    TRY(state_->writer->check_usable());
   }
+  const std::lock_guard lock(state_->bitmaps_lock);
+  if (!state_->recording_started) TRY(start_recording());
   for (DirtyBitmap& b : state_->recording) b.insert(offset, length);
   return {};
 }

@@ -19,16 +19,52 @@ Error refusal(std::string text) {
 }  // namespace
 
 Result<void> Image::resize(uint64_t new_size) {
+  return resize(new_size, false);
+}
+Result<void> Image::grow_preallocated(uint64_t new_size) {
+  CHECK(new_size >= state_->header.size);
+  return resize(new_size, true);
+}
+
+Result<void> Image::resize(uint64_t new_size, bool with_places) {
   State& s = *state_;
+  if (!s.header.bitmaps) return resize_disk(new_size, with_places);
+  // A bitmap of the wrong size would be believed. So there are none while the size changes.
+  TRY(check_resizable(new_size));
+  finish_recording();
+  std::vector<DirtyBitmap> bitmaps = TRY(this->bitmaps());
+  for (DirtyBitmap& bitmap : bitmaps) {
+    if (bitmap.inconsistent) {
+      return refusal(fmt::format("Bitmap '{}' is inconsistent and cannot be used\nTry block-dirty-bitmap-remove to "
+                                 "delete this bitmap from disk",
+                                 bitmap.name))
+          .with_note(fmt::format("`qemu-img bitmap --remove {} {}` removes it", name(), bitmap.name));
+    }
+    DirtyBitmap resized = TRY(make_bitmap(bitmap.name, bitmap.granularity, new_size, s.header.cluster_size()));
+    resized.recording = bitmap.recording;
+    std::copy_n(bitmap.bits.begin(), std::min(bitmap.bits.size(), resized.bits.size()), resized.bits.begin());
+    for (uint64_t bit = div_round_up(new_size, bitmap.granularity); bit < resized.bits.size() * 8; ++bit)
+      resized.bits[bit / 8] &= ~(std::byte{1} << (bit % 8));
+    bitmap = std::move(resized);
+  }
+  TRY(store_bitmaps({}));
+  TRY(resize_disk(new_size, with_places));
+  return store_bitmaps(bitmaps);
+}
+
+Result<void> Image::check_resizable(uint64_t new_size) const {
+  const State& s = *state_;
   if (!s.writer) {
     return make_error(ErrorKind::kPermission, fmt::format("{}: the image is open for reading only", name()));
   }
   if (new_size % 512 != 0) return make_error(ErrorKind::kInvalidArgument, "The new size must be a multiple of 512");
   if (!s.snapshots.empty() && s.header.version < 3) return refusal("Can't resize a v2 image which has snapshots");
-  if (s.header.bitmaps) {
-    return refusal("Can't resize an image which has bitmaps: they would be of the wrong size")
-        .with_note("`qemu-img bitmap --remove` removes them");
-  }
+  return {};
+}
+
+Result<void> Image::resize_disk(uint64_t new_size, bool with_places) {
+  State& s = *state_;
+  TRY(check_resizable(new_size));
   const std::unique_lock io(s.io_lock);
   const std::lock_guard lock(s.metadata_lock);
   const uint64_t old_size = s.header.size;
@@ -40,7 +76,7 @@ Result<void> Image::resize(uint64_t new_size) {
     if (TRY(s.data->size()) > old_size) TRY(s.data->resize(old_size));
     TRY(s.data->resize(new_size));
   }
-  Result<void> done = new_size < old_size ? s.writer->shrink(new_size) : s.writer->grow(new_size);
+  Result<void> done = new_size < old_size ? s.writer->shrink(new_size) : s.writer->grow(new_size, with_places);
   if (!done) {
     s.header.size = old_size;
     s.writer->give_up();
@@ -98,7 +134,13 @@ Result<void> ImageWriter::zero_new_space(uint64_t from, uint64_t end) {
     at += run.length;
   }
   for (uint64_t at = border; at < std::min(below, end);) {
-    const uint64_t done = TRY(zero_by_table(at, std::min(below, end) - at, ZeroKind::kUnmap));
+    if (wants_write_back()) {
+      header_.size = from;  // write_back() may have to write the header: not with the new size yet
+      TRY(write_back());
+      header_.size = end;
+    }
+    const uint64_t length = std::min(std::min(below, end) - at, header_.bytes_per_l2_table());
+    const uint64_t done = TRY(zero_by_table(at, length, ZeroKind::kUnmap));
     at += done;
     if (done != 0 || at >= end) continue;
     const uint64_t piece = std::min(cluster_size(), end - at);
@@ -123,26 +165,57 @@ Result<void> ImageWriter::write_zero_data(uint64_t from, uint64_t end) {
   return {};
 }
 
-// Every cluster has its place in the external data file, as its contents there say.
+// Places that are about to be shown: they read as zeroes. What a raw data file has is the guest's, whatever it is.
+Result<void> ImageWriter::zero_places(uint64_t first_cluster, uint64_t count) {
+  if (header_.has_raw_data_file()) return {};
+  const uint64_t offset = first_cluster * cluster_size();
+  const uint64_t end = offset + count * cluster_size();
+  if (TRY(data_.size()) < end) TRY(data_.resize(end));
+  filled_places_ = true;
+  return data_.write_zeroes(offset, end - offset, ZeroMode::kMayUnmap);
+}
+
 Result<void> ImageWriter::preallocate(uint64_t from, uint64_t end) {
-  for (uint64_t at = from; at < end; at += cluster_size()) {
-    const uint64_t l1 = mapping_.l1_index(at);
+  const EntryFormat& f = mapping_.format();
+  while (from < end) {
+    const uint64_t l1 = mapping_.l1_index(from);
     L2Table* table = TRY(writable_table(l1));
     dirty_tables_.insert(l1);
-    set_entry(*table, mapping_.l2_index(at), at | kEntryCopied, 0);
+    const uint64_t last = mapping_.l2_index(std::min(end - 1, mapping_.guest_cluster(l1 + 1, 0) - 1));
+    const auto has_place = [&](uint64_t i) {
+      const ClusterKind kind = f.kind(table->entry(f, i));
+      return kind != ClusterKind::kUnallocated && kind != ClusterKind::kZeroPlain;
+    };
+    for (uint64_t i = mapping_.l2_index(from); i <= last;) {
+      uint64_t wanted = 0;
+      while (i + wanted <= last && !has_place(i + wanted)) ++wanted;
+      if (wanted == 0) {
+        ++i;
+        continue;
+      }
+      const auto [first, count] = TRY(place_data(mapping_.guest_cluster(l1, i), wanted));
+      TRY(zero_places(first, count));
+      for (uint64_t k = 0; k < count; ++k) {
+        const uint64_t zeroes = f.extended ? table->bitmap(i + k) & ~uint64_t{0xffffffff} : 0;  // they stay
+        set_entry(*table, i + k, (first + k) * cluster_size() | kEntryCopied, zeroes);
+      }
+      if (f.data_file) dropped_data_.erase(first, count);
+      i += count;
+    }
+    from = mapping_.guest_cluster(l1, last) + cluster_size();
     if (wants_write_back()) TRY(write_back());
   }
   return {};
 }
 
-Result<void> ImageWriter::grow(uint64_t new_size) {
+Result<void> ImageWriter::grow(uint64_t new_size, bool with_places) {
   const uint64_t old_size = header_.size;
   const uint64_t entries = header_.l1_entries_for(new_size);
   if (entries > header_.l1_size) TRY(grow_l1(entries));
   header_.size = new_size;
   TRY(zero_new_space(old_size, new_size));
   header_.size = old_size;  // write_back() may have to write the header: not with the new size yet
-  if (header_.has_raw_data_file()) TRY(preallocate(align_up(old_size, cluster_size()), new_size));
+  if (with_places || header_.has_raw_data_file()) TRY(preallocate(align_up(old_size, cluster_size()), new_size));
   TRY(write_back());
   header_.size = new_size;
   TRY(write_header_fields());

@@ -1,6 +1,7 @@
 // What an open image consists of; shared by the files that implement qcow2::Image and SnapshotTransaction.
 #pragma once
 
+#include <functional>
 #include <mutex>
 #include <shared_mutex>
 
@@ -45,6 +46,18 @@ struct Image::State {
   // What keeps guest data from being read: named once, for reads of any point.
   Result<void> check_readable() const;
   Result<void> check_writable() const;
+  // image_amend.cc
+  Result<void> rewrite_refcounts(uint32_t bits);
+  struct FoundTable {
+    uint64_t offset = 0;
+    bool active = false;    // used by the active disk, and perhaps by snapshots
+    uint64_t l1_entry = 0;  // counted through the L1 tables of the active disk and of all snapshots
+  };
+  Result<std::vector<FoundTable>> all_tables();
+  Result<bool> expand_zeroes(uint64_t table_offset, bool active, std::span<be64> table);
+  Result<void> expand_all_zeroes(const std::function<void(uint64_t done, uint64_t total)>& progress);
+  Result<bool> has_compressed_clusters();
+
   // Reads header, snapshot table and L1 (again).
   Result<void> load();
 };

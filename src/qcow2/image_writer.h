@@ -49,8 +49,11 @@ class ImageWriter {
 
   // Another size for the disk, on disk when they return; nothing is dirty before. What is new reads as zeroes. Where
   // they fail, the header in memory may say either size.
-  Result<void> grow(uint64_t new_size);
+  Result<void> grow(uint64_t new_size, bool with_places);  // with_places: new clusters are allocated
   Result<void> shrink(uint64_t new_size);
+
+  // Places that nothing shows yet, and that are to read as zeroes once something does.
+  Result<void> zero_places(uint64_t first_cluster, uint64_t count);
 
   // Makes the tables durable; see above.
   Result<void> write_back();
@@ -98,6 +101,7 @@ class ImageWriter {
   Result<void> grow_l1(uint64_t entries);
   Result<void> zero_new_space(uint64_t from, uint64_t end);
   Result<void> write_zero_data(uint64_t from, uint64_t end);
+  // Every cluster of [from, end), from the beginning of one, gets a place.
   Result<void> preallocate(uint64_t from, uint64_t end);
 
   uint64_t cluster_size() const { return header_.cluster_size(); }

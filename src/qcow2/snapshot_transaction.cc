@@ -353,6 +353,15 @@ Result<void> SnapshotTransaction::rename(size_t index, const std::string& new_na
   return {};
 }
 
+void SnapshotTransaction::complete_entries() {
+  State& s = *state_;
+  for (Snapshot& snapshot : s.snapshots) {
+    s.table_changed |= !snapshot.disk_size;
+    if (!snapshot.disk_size) snapshot.disk_size = s.header.size;
+    if (!snapshot.icount) snapshot.icount = ~uint64_t{0};  // not available
+  }
+}
+
 Result<PreparedCommit> SnapshotTransaction::prepare() {
   State& s = *state_;
   PreparedCommit commit;

@@ -53,6 +53,8 @@ class SnapshotTransaction {
   Result<void> revert(size_t index);              // the active disk becomes the snapshot's, size included
   Result<void> remove(std::span<const size_t> indexes);  // any number, in one pass over the tables
   Result<void> rename(size_t index, const std::string& new_name);
+  // Every entry of the table gets the extra data that version 3 asks for.
+  void complete_entries();
 
   // Writes everything but the header and flushes. On failure the image is as it was and the space is given back. After
   // it, either commit() or abandon() follows.

@@ -163,6 +163,31 @@ TEST_F(ImageBitmapCommand, InconsistentOnesAreOnlyRemoved) {
   }
 }
 
+TEST_F(ImageBitmapCommand, BitmapsGetTheSizeOfTheDisk) {
+  prepare({words("qemu-img create -q -f qcow2 disk 20M"), words("qemu-img bitmap --add disk one"),
+           words("qemu-img bitmap --add -g 512 --disable disk two")});
+  write("write -P 3 100k 70k", "disk");
+  write("write -P 4 19M 1M", "disk");
+  for (const char* line :
+       {"resize disk +3M", "resize --shrink disk 19700k", "resize disk 1G", "resize --shrink disk 64k",
+        "resize disk 70k", "resize --preallocation=metadata disk 3M", "amend -o size=5M disk"}) {
+    SCOPED_TRACE(line);
+    expect_same(line);
+    ASSERT_NO_FATAL_FAILURE(expect_same_bitmaps("disk"));
+  }
+  for (const std::string& directory : {their_dir(), our_dir()}) {
+    const auto broken = run({"qemu-io", "-f", "qcow2", "-c", "write -P 5 0 64k", "-c", "abort", "disk"},
+                            run_options(directory));
+    ASSERT_NE(broken.exit_code, 0);
+  }
+  // QEMU names one of the two, we the first.
+  const ProcessResult refused = ours(words("resize disk 20M"));
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_NE(refused.err.find("is inconsistent and cannot be used"), std::string::npos) << refused.err;
+  EXPECT_EQ(qemu(words("resize disk 20M")).exit_code, 1);
+  EXPECT_EQ(properties(our_dir(), "disk", "qcow2"), properties(their_dir(), "disk", "qcow2"));
+}
+
 TEST_F(ImageBitmapCommand, ConvertCopiesBitmaps) {
   prepare({words("qemu-img create -q -f qcow2 disk 2M"), words("qemu-img bitmap --add disk one"),
            words("qemu-img bitmap --add -g 4k --disable disk two"),

@@ -50,6 +50,46 @@ TEST_F(ImageResizeCommand, GivesDisksTheSizeAndContentsThatQemuGives) {
   }
 }
 
+TEST_F(ImageResizeCommand, GivesNewSpaceItsPlaceInTheFile) {
+  for (const char* preallocation : {"metadata", "falloc", "full"}) {
+    SCOPED_TRACE(preallocation);
+    prepare({words("qemu-img create -q -f qcow2 base 10M"),
+             {"qemu-io", "-f", "qcow2", "-c", "write -P 7 0 10M", "base"},
+             words("qemu-img create -q -f qcow2 -b base -F qcow2 top 5000k"),
+             words("qemu-img create -q -f qcow2 -b base -F qcow2 -o extended_l2=on wide 5000k"),
+             words("qemu-img create -q -f qcow2 -o cluster_size=4k plain 3M"),
+             words("qemu-img create -q -f qcow2 -o extended_l2=on extended 3M"),
+             words("qemu-img create -q -f qcow2 -o compat=0.10,cluster_size=512 v2 3M"),
+             words("qemu-img create -q -f qcow2 -o lazy_refcounts=on freed 6M"),
+             // Free clusters with something in them, that growing may use again.
+             {"qemu-io", "-f", "qcow2", "-c", "write -P 8 0 6M", "freed"},
+             words("qemu-img snapshot -c one freed"),
+             {"qemu-io", "-f", "qcow2", "-c", "write -P 9 0 6M", "freed"},
+             words("qemu-img snapshot -d one freed")});
+    for (const char* name : {"top", "wide", "plain", "extended", "v2", "freed"}) {
+      SCOPED_TRACE(name);
+      for (const char* size : {"8M", "+3000k", "+512"}) {
+        expect_same({"resize", "-f", "qcow2", std::string("--preallocation=") + preallocation, name, size});
+        // QEMU shows what lay in the clusters that it uses again.
+        if (name != std::string("v2") && name != std::string("freed")) expect_same_disk(name);
+        run_ok(words(fmt::format("qemu-img check -q {}", name)), run_options(our_dir()));
+      }
+      run_ok({"qemu-io", "-f", "qcow2", "-c", "read -P 0 8M 3000k", name}, run_options(our_dir()));
+      const std::string json = run_ok(words(fmt::format("qemu-img map --output=json -f qcow2 {}", name)),
+                                      run_options(our_dir()));
+      const std::string end = json.substr(json.rfind('{'));
+      EXPECT_NE(end.find("offset"), std::string::npos) << end;
+      const std::string kib = run_ok({"du", "-k", name}, run_options(our_dir()));
+      if (preallocation != std::string("metadata")) {
+        EXPECT_GE(std::stoull(kib), 5000u);
+      }
+      run_ok({"qemu-io", "-f", "qcow2", "-c", "write -P 5 1M 9M", "-c", "read -P 5 1M 9M", name},
+             run_options(our_dir()));
+      run_ok(words(fmt::format("qemu-img check -q {}", name)), run_options(our_dir()));
+    }
+  }
+}
+
 // QEMU shows again what lay there; see docs/decisions/006.
 TEST_F(ImageResizeCommand, NewSpaceIsZeroWhereASmallerDiskEndedInsideACluster) {
   prepare(

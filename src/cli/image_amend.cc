@@ -1,0 +1,201 @@
+// `image amend`: the format options of an image that exists.
+#include <fmt/format.h>
+
+#include <bit>
+
+#include "cli/cache_mode.h"
+#include "cli/image_command.h"
+#include "cli/image_errors.h"
+#include "cli/image_options.h"
+#include "cli/image_progress.h"
+#include "cli/image_source.h"
+#include "image/resize.h"
+
+namespace varve::cli {
+
+namespace {
+
+struct AmendRequest {
+  std::string path;
+  SourceArguments source;
+  std::optional<std::string> options;  // -o
+  std::string cache = "writeback";
+  bool force = false;
+  bool progress = false;
+  bool quiet = false;
+};
+
+Error invalid(std::string message) {
+  return make_error(ErrorKind::kInvalidArgument, std::move(message));
+}
+
+// What the image is to become; what is not given stays.
+struct Amendment {
+  uint32_t version = 3;
+  uint32_t refcount_bits = 16;
+  bool lazy_refcounts = false;
+  bool data_file_raw = false;
+  std::optional<std::string> data_file;
+  std::optional<uint64_t> size;
+};
+
+// In QEMU's order: the first thing that does not fit is named.
+Result<Amendment> read_amendment(const ImageOptions& options, const qcow2::Header& header) {
+  Amendment to{.version = header.version,
+               .refcount_bits = header.refcount_bits(),
+               .lazy_refcounts = header.lazy_refcounts(),
+               .data_file_raw = header.has_raw_data_file(),
+               .data_file = options.text("data_file"),
+               .size = options.number("size")};
+  for (const char* name : {"encrypt.state", "encrypt.keyslot", "encrypt.old-secret", "encrypt.new-secret",
+                           "encrypt.iter-time"}) {
+    if (!options.text(name)) continue;
+    if (header.crypt_method == qcow2::CryptMethod::kNone)
+      return invalid("Can't amend encryption options - encryption not present");
+    if (header.crypt_method != qcow2::CryptMethod::kLuks)
+      return invalid("Only LUKS encryption options can be amended");
+    return make_error(ErrorKind::kUnsupported, "Key slots can't be amended by this version of Varve");
+  }
+  if (const auto compat = options.text("compat")) {
+    if (*compat != "0.10" && *compat != "v2" && *compat != "1.1" && *compat != "v3")
+      return invalid("Unknown compatibility level " + *compat);
+    to.version = *compat == "0.10" || *compat == "v2" ? 2 : 3;
+  }
+  if (to.data_file && !header.has_data_file())
+    return invalid("data-file can only be set for images that use an external data file");
+  if (options.text("data_file_raw")) to.data_file_raw = options.flag("data_file_raw");
+  if (to.data_file_raw && !header.has_raw_data_file())
+    return invalid("data-file-raw cannot be set on existing images");
+  if (options.text("lazy_refcounts")) to.lazy_refcounts = options.flag("lazy_refcounts");
+  if (const auto bits = options.number("refcount_bits")) {
+    if (!std::has_single_bit(*bits) || *bits > 64)
+      return invalid("Refcount width must be a power of two and may not exceed 64 bits");
+    to.refcount_bits = static_cast<uint32_t>(*bits);
+  }
+  return to;
+}
+
+Result<void> check_backing(const ImageOptions& options, const qcow2::Header& header) {
+  const auto file = options.text("backing_file");
+  const auto format = options.text("backing_fmt");
+  if (!file && !format) return {};
+  if (file == header.backing_file && format == header.backing_format) return {};
+  return invalid("Cannot amend the backing file\nYou can use 'qemu-img rebase' instead.");
+}
+
+Result<void> set_flags(qcow2::Image& image, const Amendment& to) {
+  const qcow2::Header& now = image.header();
+  if (to.lazy_refcounts && to.version < 3 && !now.lazy_refcounts()) {
+    return invalid(
+        "Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)");
+  }
+  if (to.lazy_refcounts == now.lazy_refcounts() && to.data_file_raw == now.has_raw_data_file() && !to.data_file)
+    return {};
+  return image.update_header([&](qcow2::Header& header) {
+    header.compatible_features &= ~uint64_t{qcow2::kCompatLazyRefcounts};
+    if (to.lazy_refcounts) header.compatible_features |= qcow2::kCompatLazyRefcounts;
+    if (!to.data_file_raw) header.autoclear_features &= ~uint64_t{qcow2::kAutoclearRawDataFile};
+    if (to.data_file) header.data_file = to.data_file->empty() ? std::nullopt : to.data_file;
+  });
+}
+
+Result<void> amend(const image::OpenImage& opened, const ImageOptions& options, ImageProgress& progress) {
+  qcow2::Image& image = *opened.qcow2();
+  const Amendment to = TRY(read_amendment(options, image.header()));
+  const bool new_version = to.version != image.header().version;
+  const bool new_width = to.refcount_bits != image.header().refcount_bits();
+  const uint64_t parts = (new_version ? 1 : 0) + (new_width ? 1 : 0);
+  if (to.version > image.header().version) {
+    TRY(image.upgrade());
+    progress.update(1, parts);
+  }
+  if (new_width) {
+    if (to.version < 3 && to.refcount_bits != 16) {
+      return invalid("Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or "
+                     "greater)");
+    }
+    TRY(image.change_refcount_bits(to.refcount_bits));
+    progress.update(to.version < image.header().version ? 1 : parts, parts);
+  }
+  TRY(check_backing(options, image.header()));
+  TRY(set_flags(image, to));
+  if (to.size.value_or(0) != 0) TRY(image::resize(opened, *to.size, image::NewSpace::kSparse));
+  if (to.version == image.header().version) return {};
+  return image.downgrade([&](uint64_t done, uint64_t total) {  // the last part
+    progress.update((parts - 1) * total + done, parts * total);
+  });
+}
+
+ImageExit print_help(Output& output, image::Format format) {
+  if (format != image::Format::kQcow2) {
+    return image_failure(output,
+                         fmt::format("Format driver '{}' does not support option amendment", name_of(format)));
+  }
+  output.print(amend_help());
+  return {0};
+}
+
+ImageExit run(Output& output, const AmendRequest& request) {
+  if (!parse_cache_mode(request.cache)) return image_failure(output, "Invalid cache option: " + request.cache);
+  const Result<image::OpenImage> opened = open_source(request.path, request.source, {.use = image::Use::kWrite});
+  if (!opened) return image_failure(output, opened.error());
+  if (opened->qcow2() == nullptr || asks_for_help(*request.options)) return print_help(output, opened->format());
+  ImageOptions options(image::Format::kQcow2, OptionUse::kAmend);
+  if (Result<void> parsed = options.parse(*request.options); !parsed) {
+    std::string message = parsed.error().message;
+    if (ImageOptions(image::Format::kQcow2).parse(*request.options))
+      message += "\nThis option is only supported for image creation";
+    return image_failure(output, message);
+  }
+  Result<void> done;
+  {
+    ImageProgress progress(output, request.progress && !request.quiet);
+    done = amend(*opened, options, progress);
+    progress.finish();
+  }
+  return done ? ImageExit{0} : image_failure(output, done.error());
+}
+
+}  // namespace
+
+ImageExit image_amend(const ImageCall& call) {
+  constexpr int kForce = 1000;
+  ParsedImageArguments parsed = parse_image_arguments(call, "ho:f:t:pq",
+                                                      {{"help", false, 'h'},
+                                                       {"object", true, kOptionObject},
+                                                       {"image-opts", false, kOptionImageOpts},
+                                                       {"force", false, kForce}});
+  if (parsed.failed) return *parsed.failed;
+  AmendRequest request;
+  if (const auto ended = take_source_arguments(call, parsed, request.source)) return *ended;
+  for (const auto& [id, value] : parsed.options) {
+    switch (id) {
+      case 'o':
+        if (!is_option_list(value)) return image_failure(call.output, "Invalid option list: " + value);
+        request.options = request.options ? *request.options + "," + value : value;
+        break;
+      case 't':
+        request.cache = value;
+        break;
+      case 'p':
+        request.progress = true;
+        break;
+      case 'q':
+        request.quiet = true;
+        break;
+      default:
+        request.force = true;
+    }
+  }
+  if (!request.options) return usage_failure(call.output, "Must specify options (-o)");
+  if (request.source.format && asks_for_help(*request.options)) {
+    const std::optional<image::Format> format = image::format_of_name(*request.source.format);
+    if (!format) return image_failure(call.output, fmt::format("Unknown file format '{}'", *request.source.format));
+    return print_help(call.output, *format);
+  }
+  if (parsed.operands.size() != 1) return image_failure(call.output, "Expecting one image file name");
+  request.path = parsed.operands[0];
+  return run(call.output, request);
+}
+
+}  // namespace varve::cli
