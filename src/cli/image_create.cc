@@ -116,8 +116,9 @@ ImageExit create(Output& output, const CreateRequest& request) {
   }
   Result<void> written = write_image(request, options);
   if (!written) {
-    return image_failure(output,
-                         fmt::format("{}: {}", request.path, qemu_reason(written.error(), request.path, "create")),
+    const std::optional<std::string> data_file = options.text("data_file");
+    const std::string& file = data_file && written.error().path == *data_file ? *data_file : request.path;
+    return image_failure(output, fmt::format("{}: {}", request.path, qemu_reason(written.error(), file, "create")),
                          &written.error());
   }
   return {0};

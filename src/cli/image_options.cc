@@ -48,8 +48,8 @@ constexpr ImageOptionDescription kQcow2Options[] = {
     {"compat", Type::kText, nullptr, false, "Version of the format: 0.10 (v2) or 1.1 (v3)"},
     {"backing_file", Type::kText, nullptr, false, "The image that shows through"},
     {"backing_fmt", Type::kText, nullptr, false, "Its format"},
-    {"data_file", Type::kText, nullptr, false, nullptr},
-    {"data_file_raw", Type::kFlag, nullptr, false, nullptr},
+    {"data_file", Type::kText, nullptr, false, "The file that holds the disk's data; this one has the tables only"},
+    {"data_file_raw", Type::kFlag, nullptr, false, "The data file can be read as a raw image at any time"},
     {"lazy_refcounts", Type::kFlag, "off", false, "Let refcounts on disk lag behind"},
     {"refcount_bits", Type::kNumber, "16", false, "Bits per reference count, a power of two up to 64"},
     {"nocow", Type::kFlag, nullptr, true, nullptr},
@@ -280,6 +280,8 @@ Result<qcow2::CreateOptions> qcow2_create_options(const ImageOptions& options) {
   result.refcount_bits = static_cast<uint32_t>(std::min<uint64_t>(*options.number("refcount_bits"), 1u << 30));
   result.extended_l2 = options.flag("extended_l2");
   result.lazy_refcounts = options.flag("lazy_refcounts");
+  result.data_file = options.text("data_file");
+  result.data_file_raw = options.flag("data_file_raw");
   result.backing_file = options.text("backing_file");
   result.backing_format = options.text("backing_fmt");
 
@@ -323,6 +325,13 @@ Result<qcow2::CreateOptions> qcow2_create_options(const ImageOptions& options) {
   if (result.refcount_bits != 16 && result.version < 3) {
     return invalid(
         "Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)");
+  }
+  if (result.data_file_raw && !result.data_file) return invalid("data-file-raw requires data-file");
+  if (result.data_file_raw && result.backing_file) {
+    return invalid("Backing file and data-file-raw cannot be used at the same time");
+  }
+  if (result.data_file && result.version < 3) {
+    return invalid(fmt::format("External data files are only supported with {}", kNeedsV3));
   }
   if (compression != "zlib" && result.version < 3) {
     return invalid(fmt::format("Non-zlib compression type is only supported with {}", kNeedsV3));

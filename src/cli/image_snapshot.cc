@@ -35,6 +35,34 @@ Error raw_has_none(Action action) {
       .with_note("a raw image has no place for snapshots; `varve image convert -O qcow2` makes an image that has");
 }
 
+// QEMU reports creation by number, the others by reason.
+std::string reason_of(const Error& error, Action action) {
+  if (error.sys_errno == 0) return error.message;
+  const char* text = std::strerror(error.sys_errno);
+  return action == Action::kCreate ? fmt::format("-{} ({})", error.sys_errno, text) : std::string(text);
+}
+
+// Why it does not work with an external data file, which is not opened to find out.
+std::optional<Error> data_file_refusal(const SnapshotRequest& request, std::optional<image::Format> format) {
+  const Result<image::OpenImage> image =
+      image::open_image(request.path, {.format = format, .use = image::Use::kInspect, .open_backing = false});
+  if (!image || image->qcow2() == nullptr || !image->qcow2()->header().has_data_file()) return std::nullopt;
+  const char* reason = request.action == Action::kCreate  ? "-95 (Operation not supported)"
+                       : request.action == Action::kApply ? "Failed to load snapshot: Operation not supported"
+                                                          : "snapshot not found";
+  return make_error(ErrorKind::kUnsupported, reason)
+      .with_note("data clusters in an external data file are not counted, so no snapshot can share them");
+}
+
+ImageExit cannot_do(Output& output, const SnapshotRequest& request, const Error& error) {
+  const char* verb = request.action == Action::kCreate  ? "create"
+                     : request.action == Action::kApply ? "apply"
+                                                        : "delete";
+  return image_failure(
+      output, fmt::format("Could not {} snapshot '{}': {}", verb, request.name, reason_of(error, request.action)),
+      &error);
+}
+
 Result<void> commit(qcow2::Image& image, qcow2::SnapshotTransaction& transaction) {
   const qcow2::PreparedCommit prepared = TRY(transaction.prepare());
   TRY(qcow2::SnapshotTransaction::commit(image, prepared));
@@ -70,13 +98,6 @@ Result<void> remove(qcow2::Image& image, const std::string& name) {
   return commit(image, transaction);
 }
 
-// QEMU reports creation by number, the others by reason.
-std::string reason_of(const Error& error, Action action) {
-  if (error.sys_errno == 0) return error.message;
-  const char* text = std::strerror(error.sys_errno);
-  return action == Action::kCreate ? fmt::format("-{} ({})", error.sys_errno, text) : std::string(text);
-}
-
 ImageExit run(Output& output, const SnapshotRequest& request) {
   const auto cannot_open = [&](const std::string& reason, const Error* error = nullptr) {
     return image_failure(output, fmt::format("Could not open '{}': {}", request.path, reason), error);
@@ -87,6 +108,9 @@ ImageExit run(Output& output, const SnapshotRequest& request) {
   }
   const bool writes = request.action != Action::kList && request.action != Action::kNone;
   if (writes && request.share) return cannot_open("force-share=on can only be used with read-only images");
+  if (writes) {
+    if (const auto refused = data_file_refusal(request, format)) return cannot_do(output, request, *refused);
+  }
   image::OpenFailure failure;
   Result<image::OpenImage> opened = image::open_image(request.path,
                                                       {.format = format,
@@ -115,13 +139,7 @@ ImageExit run(Output& output, const SnapshotRequest& request) {
       break;
   }
   if (done) return {0};
-  const char* verb = request.action == Action::kCreate  ? "create"
-                     : request.action == Action::kApply ? "apply"
-                                                        : "delete";
-  return image_failure(
-      output,
-      fmt::format("Could not {} snapshot '{}': {}", verb, request.name, reason_of(done.error(), request.action)),
-      &done.error());
+  return cannot_do(output, request, done.error());
 }
 
 }  // namespace

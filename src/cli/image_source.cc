@@ -86,6 +86,9 @@ Result<void> apply_options(const KeyValues& options, ImageSource& source) {
       source.path = value;
     } else if (name == "driver" && of_file) {
       protocol = value;
+    } else if (key == "data-file.filename" && source.format != image::Format::kRaw) {
+      source.data_file = value;
+    } else if (key == "data-file.driver" && (value == "file" || value == "host_device")) {
     } else if (key == "encrypt.key-secret") {
       source.key_secret = value;
     } else if (key == "encrypt.format" && value == "luks") {
@@ -169,7 +172,8 @@ const std::string* ImageObjects::secret(const std::string& id) const {
 }
 
 Result<ImageSource> find_source(const std::string& word, bool image_opts, const std::optional<std::string>& format) {
-  ImageSource source{.name = word, .path = word, .format = std::nullopt, .key_secret = std::nullopt};
+  ImageSource source{
+      .name = word, .path = word, .format = std::nullopt, .data_file = std::nullopt, .key_secret = std::nullopt};
   if (image_opts && format) return invalid("--image-opts and --format are mutually exclusive");
   const auto cannot = [&](const Error& error) {
     return invalid(fmt::format("Could not open '{}': {}", word, error.message));
@@ -198,6 +202,7 @@ std::optional<image::OpenImage> open_source(Output& output, const std::string& w
     return std::nullopt;
   }
   options.format = source->format;
+  options.data_file = source->data_file;
   image::OpenFailure failure;
   Result<image::OpenImage> opened = image::open_image(source->path, options, &failure);
   if (!opened) {

@@ -36,9 +36,9 @@ Result<void> Image::resize(uint64_t new_size) {
   TRY(s.writer->release_freed());
   const bool has_data_file = s.header.has_data_file();
   if (has_data_file && new_size >= old_size) {
-    // What the data file may hold behind the disk's old end is no part of the disk.
-    if (TRY(s.data->size()) > old_size) TRY(s.data->resize(old_size));
-    TRY(s.data->resize(new_size));
+    // What the data file may hold behind the disk's old end is no part of the disk, unless the file is what counts.
+    if (!s.header.has_raw_data_file() && TRY(s.data->size()) > old_size) TRY(s.data->resize(old_size));
+    if (TRY(s.data->size()) != new_size) TRY(s.data->resize(new_size));
   }
   Result<void> done = new_size < old_size ? s.writer->shrink(new_size) : s.writer->grow(new_size);
   if (!done) {
@@ -123,9 +123,11 @@ Result<void> ImageWriter::write_zero_data(uint64_t from, uint64_t end) {
   return {};
 }
 
-// Every cluster has its place in the external data file, as its contents there say.
+// From the cluster that `from` is in on, all clusters show what the external data file has in their place. (Where
+// subclusters tell more, that one stays.)
 Result<void> ImageWriter::preallocate(uint64_t from, uint64_t end) {
-  for (uint64_t at = from; at < end; at += cluster_size()) {
+  const uint64_t first = mapping_.format().extended ? align_up(from, cluster_size()) : align_down(from, cluster_size());
+  for (uint64_t at = first; at < end; at += cluster_size()) {
     const uint64_t l1 = mapping_.l1_index(at);
     L2Table* table = TRY(writable_table(l1));
     dirty_tables_.insert(l1);
@@ -140,9 +142,9 @@ Result<void> ImageWriter::grow(uint64_t new_size) {
   const uint64_t entries = header_.l1_entries_for(new_size);
   if (entries > header_.l1_size) TRY(grow_l1(entries));
   header_.size = new_size;
-  TRY(zero_new_space(old_size, new_size));
+  if (!header_.has_raw_data_file()) TRY(zero_new_space(old_size, new_size));
   header_.size = old_size;  // write_back() may have to write the header: not with the new size yet
-  if (header_.has_raw_data_file()) TRY(preallocate(align_up(old_size, cluster_size()), new_size));
+  if (header_.has_raw_data_file()) TRY(preallocate(old_size, new_size));
   TRY(write_back());
   header_.size = new_size;
   TRY(write_header_fields());
