@@ -201,8 +201,8 @@ TEST_F(ImageCreateCommand, LeavesAnImageInUseAlone) {
 }
 
 TEST_F(ImageCreateCommand, NamesWhatItDoesNotDoYet) {
-  for (const char* option : {"encryption=on", "encrypt.format=luks", "data_file=x", "preallocation=full",
-                             "preallocation=falloc", "nocow=on"}) {
+  for (const char* option :
+       {"encryption=on", "encrypt.format=luks", "preallocation=full", "preallocation=falloc", "nocow=on"}) {
     const ProcessResult result = varve(words(fmt::format("image create -q -f qcow2 -o {} disk 1M", option)));
     EXPECT_EQ(result.exit_code, 1) << option;
     EXPECT_NE(result.err.find("not supported by this version of Varve"), std::string::npos) << result.err;
