@@ -40,6 +40,8 @@ Result<FileIdentity> id_of(const FileDevice& file) {
 Result<std::string> data_file_path(const std::string& image_path, const qcow2::Header& header,
                                    const std::optional<std::string>& given) {
   if (!header.has_data_file()) {
+    if ((header.autoclear_features & qcow2::kAutoclearRawDataFile) != 0)
+      return make_error(ErrorKind::kCorrupt, "data-file-raw requires a data file");
     if (!given) return std::string();
     return make_error(ErrorKind::kInvalidArgument, "'data-file' can only be set for images with an external data file");
   }
