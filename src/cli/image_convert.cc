@@ -128,7 +128,7 @@ Result<void> create_target(const ConvertRequest& request, const ImageOptions& op
   Result<void> created = create();
   if (created) return created;
   created.error().message = fmt::format("{}: error while converting {}: {}", request.target, request.target_format,
-                                        qemu_reason(created.error(), request.target, "create"));
+                                        qemu_create_reason(created.error(), request.target, options));
   return created;
 }
 

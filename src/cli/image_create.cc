@@ -116,10 +116,8 @@ ImageExit create(Output& output, const CreateRequest& request) {
   }
   Result<void> written = write_image(request, options);
   if (!written) {
-    const std::optional<std::string> data_file = options.text("data_file");
-    const std::string& file = data_file && written.error().path == *data_file ? *data_file : request.path;
-    return image_failure(output, fmt::format("{}: {}", request.path, qemu_reason(written.error(), file, "create")),
-                         &written.error());
+    const std::string reason = qemu_create_reason(written.error(), request.path, options);
+    return image_failure(output, fmt::format("{}: {}", request.path, reason), &written.error());
   }
   return {0};
 }

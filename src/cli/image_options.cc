@@ -10,6 +10,7 @@
 
 #include "base/checked.h"
 #include "base/units.h"
+#include "cli/image_errors.h"
 
 namespace varve::cli {
 
@@ -260,6 +261,11 @@ Result<void> refuse_unsupported(const ImageOptions& options) {
                       fmt::format("preallocation={} is not supported by this version of Varve", preallocation));
   }
   return {};
+}
+
+std::string qemu_create_reason(const Error& error, const std::string& path, const ImageOptions& options) {
+  const std::optional<std::string> data_file = options.text("data_file");
+  return qemu_reason(error, data_file && error.path == *data_file ? *data_file : path, "create");
 }
 
 Result<void> check_raw_options(const ImageOptions& options) {
