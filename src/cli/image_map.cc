@@ -65,6 +65,11 @@ class MapPrinter {
     return !has_offset(a) || *a.host_offset + a.length == *b.host_offset;
   }
 
+  const std::string& file_of(uint32_t depth) const {
+    const image::Layer& layer = image_.layers()[depth];
+    return layer.data_path ? *layer.data_path : layer.path;
+  }
+
   bool print(const image::ChainExtent& e, bool last) {
     const auto out = std::back_inserter(text_);
     if (json_) {
@@ -77,7 +82,7 @@ class MapPrinter {
       return false;
     } else if (e.data && !e.zero) {
       fmt::format_to(out, "{:<16}{:<16}{:<16}{}\n", hexadecimal(e.offset), hexadecimal(e.length),
-                     hexadecimal(*e.host_offset), image_.layers()[e.depth].path);
+                     hexadecimal(*e.host_offset), file_of(e.depth));
     }
     if (text_.size() > 1 << 16) {
       output_.print(text_);

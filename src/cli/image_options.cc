@@ -10,6 +10,7 @@
 
 #include "base/checked.h"
 #include "base/units.h"
+#include "cli/image_errors.h"
 
 namespace varve::cli {
 
@@ -85,8 +86,7 @@ constexpr ImageOptionDescription kAmendOptions[] = {
 // Known, and refused.
 constexpr const char* kNotYet[] = {"encryption",          "encrypt.format",         "encrypt.key-secret",
                                    "encrypt.cipher-alg",  "encrypt.cipher-mode",    "encrypt.ivgen-alg",
-                                   "encrypt.hash-alg",    "encrypt.ivgen-hash-alg", "encrypt.iter-time",
-                                   "data_file",           "data_file_raw"};
+                                   "encrypt.hash-alg",    "encrypt.ivgen-hash-alg", "encrypt.iter-time"};
 
 std::span<const ImageOptionDescription> options_of(image::Format format, OptionUse use) {
   if (use == OptionUse::kAmend) return kAmendOptions;
@@ -294,6 +294,11 @@ Result<void> refuse_unsupported(const ImageOptions& options) {
   return {};
 }
 
+std::string qemu_create_reason(const Error& error, const std::string& path, const ImageOptions& options) {
+  const std::optional<std::string> data_file = options.text("data_file");
+  return qemu_reason(error, data_file && error.path == *data_file ? *data_file : path, "create");
+}
+
 Result<void> check_raw_options(const ImageOptions& options) {
   const std::string preallocation = options.text("preallocation").value_or("off");
   if (preallocation == "off" || preallocation == "falloc" || preallocation == "full") return {};
@@ -312,6 +317,8 @@ Result<qcow2::CreateOptions> qcow2_create_options(const ImageOptions& options) {
   result.refcount_bits = static_cast<uint32_t>(std::min<uint64_t>(*options.number("refcount_bits"), 1u << 30));
   result.extended_l2 = options.flag("extended_l2");
   result.lazy_refcounts = options.flag("lazy_refcounts");
+  result.data_file = options.text("data_file");
+  result.data_file_raw = options.flag("data_file_raw");
   result.backing_file = options.text("backing_file");
   result.backing_format = options.text("backing_fmt");
 
@@ -356,6 +363,13 @@ Result<qcow2::CreateOptions> qcow2_create_options(const ImageOptions& options) {
   if (result.refcount_bits != 16 && result.version < 3) {
     return invalid(
         "Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)");
+  }
+  if (result.data_file_raw && !result.data_file) return invalid("data-file-raw requires data-file");
+  if (result.data_file_raw && result.backing_file) {
+    return invalid("Backing file and data-file-raw cannot be used at the same time");
+  }
+  if (result.data_file && result.version < 3) {
+    return invalid(fmt::format("External data files are only supported with {}", kNeedsV3));
   }
   if (compression != "zlib" && result.version < 3) {
     return invalid(fmt::format("Non-zlib compression type is only supported with {}", kNeedsV3));

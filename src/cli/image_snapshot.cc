@@ -35,6 +35,34 @@ Error raw_has_none(Action action) {
       .with_note("a raw image has no place for snapshots; `varve image convert -O qcow2` makes an image that has");
 }
 
+// QEMU reports creation by number, the others by reason.
+std::string reason_of(const Error& error, Action action) {
+  if (error.sys_errno == 0) return error.message;
+  const char* text = std::strerror(error.sys_errno);
+  return action == Action::kCreate ? fmt::format("-{} ({})", error.sys_errno, text) : std::string(text);
+}
+
+// Why it does not work with an external data file, which is not opened to find out.
+std::optional<Error> data_file_refusal(const SnapshotRequest& request) {
+  const Result<image::OpenImage> image =
+      open_source(request.path, request.source, {.use = image::Use::kInspect, .open_backing = false});
+  if (!image || image->qcow2() == nullptr || !image->qcow2()->header().has_data_file()) return std::nullopt;
+  const char* reason = request.action == Action::kCreate  ? "-95 (Operation not supported)"
+                       : request.action == Action::kApply ? "Failed to load snapshot: Operation not supported"
+                                                          : "snapshot not found";
+  return make_error(ErrorKind::kUnsupported, reason)
+      .with_note("data clusters in an external data file are not counted, so no snapshot can share them");
+}
+
+ImageExit cannot_do(Output& output, const SnapshotRequest& request, const Error& error) {
+  const char* verb = request.action == Action::kCreate  ? "create"
+                     : request.action == Action::kApply ? "apply"
+                                                        : "delete";
+  return image_failure(
+      output, fmt::format("Could not {} snapshot '{}': {}", verb, request.name, reason_of(error, request.action)),
+      &error);
+}
+
 Result<void> commit(qcow2::Image& image, qcow2::SnapshotTransaction& transaction) {
   const qcow2::PreparedCommit prepared = TRY(transaction.prepare());
   TRY(qcow2::SnapshotTransaction::commit(image, prepared));
@@ -70,15 +98,11 @@ Result<void> remove(qcow2::Image& image, const std::string& name) {
   return commit(image, transaction);
 }
 
-// QEMU reports creation by number, the others by reason.
-std::string reason_of(const Error& error, Action action) {
-  if (error.sys_errno == 0) return error.message;
-  const char* text = std::strerror(error.sys_errno);
-  return action == Action::kCreate ? fmt::format("-{} ({})", error.sys_errno, text) : std::string(text);
-}
-
 ImageExit run(Output& output, const SnapshotRequest& request) {
   const bool writes = request.action != Action::kList && request.action != Action::kNone;
+  if (writes) {
+    if (const auto refused = data_file_refusal(request)) return cannot_do(output, request, *refused);
+  }
   const Result<image::OpenImage> opened =
       open_source(request.path, request.source,
                   {.use = writes ? image::Use::kWrite : image::Use::kInspect, .open_backing = false});
@@ -103,13 +127,7 @@ ImageExit run(Output& output, const SnapshotRequest& request) {
       break;
   }
   if (done) return {0};
-  const char* verb = request.action == Action::kCreate  ? "create"
-                     : request.action == Action::kApply ? "apply"
-                                                        : "delete";
-  return image_failure(
-      output,
-      fmt::format("Could not {} snapshot '{}': {}", verb, request.name, reason_of(done.error(), request.action)),
-      &done.error());
+  return cannot_do(output, request, done.error());
 }
 
 }  // namespace

@@ -87,6 +87,9 @@ Result<void> apply_options(const KeyValues& options, ImageSource& source) {
       source.path = value;
     } else if (name == "driver" && of_file) {
       protocol = value;
+    } else if (key == "data-file.filename" && source.format != image::Format::kRaw) {
+      source.data_file = value;
+    } else if (key == "data-file.driver" && (value == "file" || value == "host_device")) {
     } else if (key == "encrypt.key-secret") {
       source.key_secret = value;
     } else if (key == "encrypt.format" && value == "luks") {
@@ -199,7 +202,8 @@ std::optional<ImageExit> take_source_arguments(const ImageCall& call, ParsedImag
 }
 
 Result<ImageSource> find_source(const std::string& word, const SourceArguments& arguments) {
-  ImageSource source{.name = word, .path = word, .format = std::nullopt, .key_secret = std::nullopt};
+  ImageSource source{
+      .name = word, .path = word, .format = std::nullopt, .data_file = std::nullopt, .key_secret = std::nullopt};
   if (arguments.image_opts && arguments.format) return invalid("--image-opts and --format are mutually exclusive");
   const auto cannot = [&](const Error& error) {
     return invalid(fmt::format("Could not open '{}': {}", word, error.message));
@@ -221,6 +225,7 @@ Result<image::OpenImage> open_source(const std::string& word, const SourceArgume
   if (arguments.share && options.use == image::Use::kWrite)
     return invalid(fmt::format("Could not open '{}': force-share=on can only be used with read-only images", word));
   options.format = source.format;
+  options.data_file = source.data_file;
   options.share_with_writers = arguments.share;
   image::OpenFailure failure;
   Result<image::OpenImage> opened = image::open_image(source.path, options, &failure);

@@ -19,6 +19,7 @@ struct ImageSource {
   std::string name;  // as given: what messages call the image
   std::string path;
   std::optional<image::Format> format;
+  std::optional<std::string> data_file;   // data-file.filename
   std::optional<std::string> key_secret;  // encrypt.key-secret: the id of an object
 };
 

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include "cli/image_errors.h"
 #include "image/create.h"
 
 namespace varve::cli {
@@ -30,7 +29,7 @@ Result<void> create(Output& output, const std::string& path, const ImageOptions&
 
 Result<void> create_image(Output& output, const std::string& path, const ImageOptions& options) {
   Result<void> created = create(output, path, options);
-  if (!created) created.error().message = qemu_reason(created.error(), path, "create");
+  if (!created) created.error().message = qemu_create_reason(created.error(), path, options);
   return created;
 }
 

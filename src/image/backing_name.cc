@@ -1,6 +1,16 @@
 #include "image/backing_name.h"
 
+#include <fmt/format.h>
+
 namespace varve::image {
+
+Result<void> refuse_protocol(const std::string& name) {
+  const std::optional<std::string> protocol = protocol_of(name);
+  if (!protocol) return {};
+  return make_error(ErrorKind::kRefused,
+                    fmt::format("'{}' is not a path: names with a protocol ({}:) are not opened", name, *protocol))
+      .with_note("a file whose name has a colon in it is named with its directory, for instance ./a:b.qcow2");
+}
 
 std::optional<std::string> protocol_of(std::string_view name) {
   const size_t end = name.find_first_of(":/");

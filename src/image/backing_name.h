@@ -6,10 +6,15 @@
 #include <string>
 #include <string_view>
 
+#include "base/result.h"
+
 namespace varve::image {
 
 // "nbd" of "nbd://host/x", "json" of "json:{…}", nothing for a path: a protocol ends with a colon before any slash.
 std::optional<std::string> protocol_of(std::string_view name);
+
+// kRefused for a name with a protocol: what images name is opened where it is a plain path.
+Result<void> refuse_protocol(const std::string& name);
 
 // The path of backing file `name` of the image at `overlay_path`. "file:PATH" is PATH, taken as it is. Names with other
 // protocols are returned as they are.

@@ -40,8 +40,11 @@ Result<void> append_owned(std::span<const ChainLayer> layers, uint64_t offset, u
 
 std::vector<ChainLayer> chain_layers(const OpenImage& image, size_t first) {
   std::vector<ChainLayer> result;
-  for (size_t i = first; i < image.layers().size(); ++i)
-    result.push_back({image.devices()[i].get(), {image.layers()[i].file, image.layers()[i].format}});
+  for (size_t i = first; i < image.layers().size(); ++i) {
+    const Layer& layer = image.layers()[i];
+    // In an external data file, equal guest offsets are equal places, whatever image refers to them.
+    result.push_back({image.devices()[i].get(), {layer.data_path ? layer.data : layer.file, layer.format}});
+  }
   return result;
 }
 

@@ -58,7 +58,7 @@ Result<void> ChainMap::append_data(size_t depth, const ChainExtent& extent, std:
     result.push_back(part);
     covered += length;
   };
-  for (const Extent& e : TRY(layers_[depth].qcow2->file().extents(*extent.host_offset, extent.length)))
+  for (const Extent& e : TRY(layers_[depth].qcow2->data().extents(*extent.host_offset, extent.length)))
     piece(e.length, e.kind == ExtentKind::kZero);
   if (covered < extent.length) piece(extent.length - covered, true);  // behind the end of the file
   return {};

@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "base/checked.h"
+#include "image/backing_name.h"
 #include "image/raw_image.h"
 #include "io/file_device.h"
 
@@ -58,31 +59,43 @@ Result<void> create_file(const std::string& path, LockRequest lock, const FileOp
   return filled;
 }
 
+Result<void> fill_raw(FileDevice& file, uint64_t size, NewSpace space) {
+  if (!file.is_block_device()) {
+    TRY(file.resize(align_up(size, kSectorSize)));
+    TRY(fill_holes(file, 0, align_up(size, kSectorSize), space));
+    // As QEMU does: where nothing at all is allocated, O_DIRECT readers can't find out what alignment they need.
+    const std::array<std::byte, 4096> zeroes{};
+    return file.write_at(0, std::span(zeroes).first(std::min<uint64_t>(zeroes.size(), align_up(size, kSectorSize))));
+  }
+  const uint64_t available = TRY(file.size());
+  if (available >= size) return {};
+  Error error = make_error(ErrorKind::kNoSpace, file.name() + ": the device is smaller than the image");
+  error.sys_errno = ENOSPC;
+  return error;
+}
+
 }  // namespace
 
 Result<void> create_raw(const std::string& path, uint64_t size, const FileOptions& file_options) {
-  return create_file(path, LockRequest::raw_writer(), file_options, [&](FileDevice& file) -> Result<void> {
-    if (!file.is_block_device()) {
-      TRY(file.resize(align_up(size, kSectorSize)));
-      TRY(fill_holes(file, 0, align_up(size, kSectorSize), file_options.space));
-      // As QEMU does: where nothing at all is allocated, O_DIRECT readers can't find out what alignment they need.
-      const std::array<std::byte, 4096> zeroes{};
-      return file.write_at(0, std::span(zeroes).first(std::min<uint64_t>(zeroes.size(), align_up(size, kSectorSize))));
-    }
-    const uint64_t available = TRY(file.size());
-    if (available >= size) return {};
-    Error error = make_error(ErrorKind::kNoSpace, path + ": the device is smaller than the image");
-    error.sys_errno = ENOSPC;
-    return error;
-  });
+  return create_file(path, LockRequest::raw_writer(), file_options,
+                     [&](FileDevice& file) { return fill_raw(file, size, file_options.space); });
 }
 
 Result<void> create_qcow2(const std::string& path, const qcow2::CreateOptions& options,
                           const FileOptions& file_options) {
   return create_file(path, LockRequest::format_writer(), file_options, [&](FileDevice& file) -> Result<void> {
-    TRY(qcow2::Image::create(file, options));
-    if (file.is_block_device()) return {};
-    return fill_holes(file, 0, TRY(file.size()), file_options.space);
+    if (!options.data_file) {
+      TRY(qcow2::Image::create(file, options));
+      return file.is_block_device() ? Result<void>() : fill_holes(file, 0, TRY(file.size()), file_options.space);
+    }
+    // The data file first: an image that names one which is not there would be of no use.
+    const std::string data_path = resolve_backing_name("", *options.data_file);
+    TRY(refuse_protocol(data_path));
+    return create_file(data_path, LockRequest::raw_writer(), file_options, [&](FileDevice& data) -> Result<void> {
+      TRY(fill_raw(data, options.size, file_options.space));
+      TRY(data.flush());  // the data file | the header that names it
+      return qcow2::Image::create(file, options);
+    });
   });
 }
 

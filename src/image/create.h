@@ -25,6 +25,7 @@ struct FileOptions {
 // can't be finished is removed again.
 Result<void> create_raw(const std::string& path, uint64_t size,  // size: bytes, rounded up to whole sectors
                         const FileOptions& file_options = {});
+// With options.data_file, that file is made, too, or overwritten; then it is the one that takes the space.
 Result<void> create_qcow2(const std::string& path, const qcow2::CreateOptions& options,
                           const FileOptions& file_options = {});
 

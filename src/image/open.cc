@@ -36,12 +36,24 @@ Result<FileIdentity> id_of(const FileDevice& file) {
   return FileIdentity{st.st_dev, st.st_ino};
 }
 
-Result<void> refuse_protocol(const std::string& path) {
-  const std::optional<std::string> protocol = protocol_of(path);
-  if (!protocol) return {};
-  return make_error(ErrorKind::kRefused,
-                    fmt::format("'{}' is not a path: names with a protocol ({}:) are not opened", path, *protocol))
-      .with_note("a file whose name has a colon in it is named with its directory, for instance ./a:b.qcow2");
+// The path of the external data file that an image names, as QEMU reads it: relative to where the program runs.
+Result<std::string> data_file_path(const std::string& image_path, const qcow2::Header& header,
+                                   const std::optional<std::string>& given) {
+  if (!header.has_data_file()) {
+    if ((header.autoclear_features & qcow2::kAutoclearRawDataFile) != 0)
+      return make_error(ErrorKind::kCorrupt, "data-file-raw requires a data file");
+    if (!given) return std::string();
+    return make_error(ErrorKind::kInvalidArgument, "'data-file' can only be set for images with an external data file");
+  }
+  if (given) return *given;
+  if (!header.data_file || header.data_file->empty()) {
+    return make_error(ErrorKind::kInvalidArgument, "'data-file' is required for this image")
+        .with_note(
+            fmt::format("`--image-opts driver=qcow2,file.filename={},data-file.filename=FILE` names it", image_path));
+  }
+  const std::string path = resolve_backing_name("", *header.data_file);
+  TRY(refuse_protocol(path));
+  return path;
 }
 
 // One layer, without what is below it.
@@ -53,8 +65,10 @@ struct OpenLayer {
   bool probed = false;
 };
 
+// `opening` is the file that was being opened when an error comes.
 Result<OpenLayer> open_layer(size_t index, const std::string& path, std::optional<Format> format,
-                             const OpenOptions& options) {
+                             const OpenOptions& options, std::string& opening) {
+  opening = path;
   TRY(refuse_protocol(path));
   const bool writable = index == 0 ? options.use == Use::kWrite : options.writable_layer == index;
   OpenLayer result;
@@ -65,6 +79,10 @@ Result<OpenLayer> open_layer(size_t index, const std::string& path, std::optiona
   result.layer = {path, format ? *format : TRY(probe_format(*result.file)), TRY(id_of(*result.file))};
   TRY(result.file->relock(lock_for(index, result.layer.format, options)));
   if (result.layer.format == Format::kRaw) {
+    if (index == 0 && options.data_file) {
+      return make_error(ErrorKind::kInvalidArgument,
+                        "Block format 'raw' does not support the option 'data-file.filename'");
+    }
     result.device = std::make_shared<RawImage>(result.file);
     return result;
   }
@@ -74,7 +92,21 @@ Result<OpenLayer> open_layer(size_t index, const std::string& path, std::optiona
     error.offset = 0;
     return error;
   }
-  result.qcow2 = TRY(qcow2::Image::open(result.file, {.writable = writable}));
+  std::shared_ptr<FileDevice> data;
+  if (options.use != Use::kInspect) {
+    const qcow2::Header header = TRY(qcow2::read_header(*result.file));
+    const std::string data_path =
+        TRY(data_file_path(path, header, index == 0 ? options.data_file : std::optional<std::string>()));
+    if (!data_path.empty()) {
+      opening = data_path;
+      data = TRY(FileDevice::open(data_path, writable ? Access::kReadWrite : Access::kReadOnly,
+                                  lock_for(index, Format::kRaw, options)));
+      result.layer.data_path = data_path;
+      result.layer.data = TRY(id_of(*data));
+      opening = path;
+    }
+  }
+  result.qcow2 = TRY(qcow2::Image::open(result.file, {.writable = writable, .data = std::move(data)}));
   result.device = result.qcow2;
   return result;
 }
@@ -116,9 +148,10 @@ Result<OpenImage> open_image(const std::string& path, const OpenOptions& options
   if (path.starts_with("file:") && protocol_of(next_path)) next_path.insert(0, "./");
   std::optional<Format> next_format = options.format;
 
+  std::string opening = next_path;
   const auto fail = [&](Error error) -> Error {
     const size_t depth = image.layers_.size();
-    if (failure != nullptr) *failure = {depth, next_path, error};
+    if (failure != nullptr) *failure = {depth, opening, error};
     if (depth == 0) return error;
     return std::move(error)
         .context(fmt::format("'{}' can't be opened, for a file below it", path))
@@ -127,7 +160,7 @@ Result<OpenImage> open_image(const std::string& path, const OpenOptions& options
 
   std::shared_ptr<qcow2::Image> above;
   for (;;) {
-    Result<OpenLayer> opened = open_layer(image.layers_.size(), next_path, next_format, options);
+    Result<OpenLayer> opened = open_layer(image.layers_.size(), next_path, next_format, options, opening);
     if (!opened) return fail(std::move(opened).error());
     if (std::ranges::any_of(image.layers_, [&](const Layer& l) { return l.file == opened->layer.file; })) {
       return fail(make_error(ErrorKind::kCorrupt,
@@ -150,6 +183,7 @@ Result<OpenImage> open_image(const std::string& path, const OpenOptions& options
     const std::string overlay_path = next_path;
     next_path = *above->header().backing_file;
     Result<Layer> below = declared_backing(overlay_path, above->header());
+    opening = next_path;
     if (!below) return fail(std::move(below).error());
     next_path = below->path;
     next_format = below->format;

@@ -3,7 +3,9 @@
 // is made of.
 //
 // Images come from strangers, so: backing files are opened by the format that the overlay's header records and never
-// probed; names that are not paths (json:, nbd:, …) are refused; a chain has at most 200 layers and no cycle.
+// probed; names that are not paths (json:, nbd:, …) are refused; a chain has at most 200 layers and no cycle. An
+// external data file is opened under the same rule, for every layer alike, and only where the guest's disk is looked
+// at.
 #pragma once
 
 #include <memory>
@@ -20,7 +22,7 @@ namespace varve::image {
 inline constexpr size_t kMaxChainDepth = 200;
 
 enum class Use : uint8_t {
-  kInspect,  // metadata only: no guest data is read
+  kInspect,  // metadata only: no guest data is read, no external data file opened
   kRead,
   kWrite,
 };
@@ -33,6 +35,8 @@ struct OpenOptions {
   bool open_backing = true;
   // Besides the top, this layer of the chain is opened for writing: the image that a commit goes to.
   std::optional<size_t> writable_layer = std::nullopt;
+  // In the place of the external data file that the top image names, or fails to name: the user's word, not an image's.
+  std::optional<std::string> data_file = std::nullopt;
 };
 
 // The file behind an image, whatever it is called: st_dev and st_ino.
@@ -46,12 +50,15 @@ struct Layer {
   std::string path;  // as opened: an overlay's name for it, resolved
   Format format = Format::kRaw;
   FileIdentity file = {};
+  // Of images with an external data file, where it was opened: its path, and the file behind it.
+  std::optional<std::string> data_path = std::nullopt;
+  FileIdentity data = {};
 };
 
 // Where opening a chain failed, for callers that have their own words for it: layer 0 is the image that was named.
 struct OpenFailure {
   size_t layer = 0;
-  std::string path;
+  std::string path;            // the layer's, or that of its external data file
   std::optional<Error> cause;  // without what the layers above add to it
 };
 

@@ -23,9 +23,11 @@ Result<void> resize_raw(const OpenImage& image, uint64_t new_size, NewSpace new_
 
 Result<void> resize_qcow2(qcow2::Image& image, FileDevice& file, uint64_t new_size, NewSpace new_space) {
   if (new_space == NewSpace::kSparse) return image.resize(new_size);
-  const uint64_t old_end = TRY(file.size());
+  FileDevice* data_file = image.header().has_data_file() ? dynamic_cast<FileDevice*>(&image.data()) : nullptr;
+  FileDevice& grows = data_file != nullptr ? *data_file : file;
+  const uint64_t old_end = TRY(grows.size());
   TRY(image.grow_preallocated(new_size));
-  TRY(fill_holes(file, old_end, TRY(file.size()), new_space));
+  TRY(fill_holes(grows, old_end, TRY(grows.size()), new_space));
   return image.flush();
 }
 

@@ -1,4 +1,5 @@
 // Writing compressed clusters.
+#include <cerrno>
 #include <cstring>
 
 #include "base/checked.h"
@@ -28,8 +29,11 @@ void Image::State::give_back(std::unique_ptr<ClusterCompressor> compressor) {
 
 Result<void> Image::write_compressed(uint64_t offset, std::span<const std::byte> data) {
   if (!state_->writer) return make_error(ErrorKind::kPermission, name() + ": the image is open for reading only");
-  if (state_->header.has_data_file())
-    return make_error(ErrorKind::kUnsupported, name() + ": an external data file holds no compressed clusters");
+  if (state_->header.has_data_file()) {
+    Error error = make_error(ErrorKind::kUnsupported, name() + ": an external data file holds no compressed clusters");
+    error.sys_errno = ENOTSUP;
+    return error;
+  }
   const uint64_t cluster_size = state_->header.cluster_size();
   const auto end = checked_add(offset, data.size());
   if (offset % cluster_size != 0 || !end || *end > state_->header.size ||

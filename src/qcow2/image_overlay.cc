@@ -2,6 +2,8 @@
 // all that it held.
 #include <fmt/format.h>
 
+#include <cerrno>
+
 #include "qcow2/image.h"
 #include "qcow2/image_state.h"
 
@@ -17,6 +19,12 @@ Error read_only(const std::string& name) {
 Result<void> Image::change_backing_name(const std::optional<std::string>& file,
                                         const std::optional<std::string>& format) {
   if (!state_->writer) return read_only(name());
+  if (file && state_->header.has_raw_data_file()) {
+    Error error = make_error(ErrorKind::kInvalidArgument,
+                             name() + ": the data file is a raw image of its own, below which nothing shows");
+    error.sys_errno = EINVAL;
+    return error;
+  }
   Result<void> updated = update_header([&](Header& header) {
     header.backing_file = file;
     header.backing_format = format;

@@ -72,9 +72,9 @@ Result<void> Image::resize_disk(uint64_t new_size, bool with_places) {
   TRY(s.writer->release_freed());
   const bool has_data_file = s.header.has_data_file();
   if (has_data_file && new_size >= old_size) {
-    // What the data file may hold behind the disk's old end is no part of the disk.
-    if (TRY(s.data->size()) > old_size) TRY(s.data->resize(old_size));
-    TRY(s.data->resize(new_size));
+    // What the data file may hold behind the disk's old end is no part of the disk, unless the file is what counts.
+    if (!s.header.has_raw_data_file() && TRY(s.data->size()) > old_size) TRY(s.data->resize(old_size));
+    if (TRY(s.data->size()) != new_size) TRY(s.data->resize(new_size));
   }
   Result<void> done = new_size < old_size ? s.writer->shrink(new_size) : s.writer->grow(new_size, with_places);
   if (!done) {
@@ -213,9 +213,14 @@ Result<void> ImageWriter::grow(uint64_t new_size, bool with_places) {
   const uint64_t entries = header_.l1_entries_for(new_size);
   if (entries > header_.l1_size) TRY(grow_l1(entries));
   header_.size = new_size;
-  TRY(zero_new_space(old_size, new_size));
+  if (!header_.has_raw_data_file()) TRY(zero_new_space(old_size, new_size));
   header_.size = old_size;  // write_back() may have to write the header: not with the new size yet
-  if (with_places || header_.has_raw_data_file()) TRY(preallocate(align_up(old_size, cluster_size()), new_size));
+  if (header_.has_raw_data_file()) {  // all of it shows what that file has
+    const bool whole = mapping_.format().extended;  // where subclusters tell more, the last cluster stays
+    TRY(preallocate(whole ? align_up(old_size, cluster_size()) : align_down(old_size, cluster_size()), new_size));
+  } else if (with_places) {
+    TRY(preallocate(align_up(old_size, cluster_size()), new_size));
+  }
   TRY(write_back());
   header_.size = new_size;
   TRY(write_header_fields());

@@ -26,6 +26,7 @@ struct GuestShape {
   std::string name;
   CreateOptions options;
   bool backing = false;
+  bool data_file = false;  // on a disk of its own, which may lose other writes than the image's
 };
 void PrintTo(const GuestShape& shape, std::ostream* out) {
   *out << shape.name;
@@ -46,6 +47,7 @@ class GuestWriteCrash : public testing::TestWithParam<GuestShape> {
     const GuestShape& shape = GetParam();
     MemoryDevice fresh("guest.qcow2");
     CreateOptions options = shape.options;
+    if (shape.data_file) options.data_file = "data";
     if (shape.backing) {
       options.backing_file = "base";
       options.backing_format = "raw";
@@ -56,7 +58,11 @@ class GuestWriteCrash : public testing::TestWithParam<GuestShape> {
     ASSERT_TRUE(made) << made.error().message;
     control_ = std::make_shared<FaultControl>();
     disk_ = std::make_shared<FaultDevice>(fresh.clone(), control_);
-    image_ = *Image::open(disk_, {.writable = true});
+    if (shape.data_file) {
+      const MemoryDevice empty("data", options.size);
+      data_ = std::make_shared<FaultDevice>(empty.clone(), control_);
+    }
+    image_ = *Image::open(disk_, {.writable = true, .data = data_});
     image_->set_backing(backing_);
   }
 
@@ -105,6 +111,7 @@ class GuestWriteCrash : public testing::TestWithParam<GuestShape> {
   }
 
   void change_snapshots() {
+    if (data_ != nullptr) return;  // such images hold none
     const size_t there = image_->snapshots().size();
     SnapshotChange change;
     const size_t index = there == 0 ? 0 : random_() % there;
@@ -137,7 +144,8 @@ class GuestWriteCrash : public testing::TestWithParam<GuestShape> {
   void check(CrashState& state) {
     const Qcow2Scan scan = scan_qcow2(whole_contents(*state.disks[0]));
     ASSERT_TRUE(scan.errors.empty()) << scan.describe();
-    const auto image = Image::open(state.disks[0], {.writable = true});
+    const auto data = data_ != nullptr ? state.disks[1] : nullptr;
+    const auto image = Image::open(state.disks[0], {.writable = true, .data = data});
     ASSERT_TRUE(image) << image.error().message;
     (*image)->set_backing(backing_);
     const auto now = state_of(**image);
@@ -145,8 +153,17 @@ class GuestWriteCrash : public testing::TestWithParam<GuestShape> {
     const Bytes contents = whole_contents(**image);
 
     std::span<const Step> steps = possible(state);
+    if (GetParam().options.data_file_raw) {
+      SCOPED_TRACE("the data file as a raw image");
+      check_sectors(whole_contents(*data), steps);
+    }
     const auto same_snapshots = [&](const Step& s) { return s.snapshots == now->snapshots; };
     ASSERT_TRUE(std::any_of(steps.begin(), steps.end(), same_snapshots)) << *now;
+    check_sectors(contents, steps);
+  }
+
+  void check_sectors(const Bytes& contents, std::span<const Step> steps) const {
+    ASSERT_EQ(contents.size(), steps.front().contents.size());
     for (size_t at = 0; at < contents.size(); at += kSector) {
       const auto same_sector = [&](const Step& s) {
         return std::memcmp(&s.contents[at], &contents[at], std::min(kSector, contents.size() - at)) == 0;
@@ -179,6 +196,7 @@ class GuestWriteCrash : public testing::TestWithParam<GuestShape> {
   std::shared_ptr<MemoryDevice> backing_;
   std::shared_ptr<FaultControl> control_;
   std::shared_ptr<FaultDevice> disk_;
+  std::shared_ptr<FaultDevice> data_;
   std::unique_ptr<Image> image_;
   std::vector<Step> steps_;
   size_t states_ = 0;
@@ -193,15 +211,22 @@ TEST_P(GuestWriteCrash, WhatWasFlushedIsThereAndTheRestIsLeaks) {
 
 INSTANTIATE_TEST_SUITE_P(
     Shapes, GuestWriteCrash,
-    testing::Values(GuestShape{"small_clusters", {.size = 96 << 10, .cluster_size = 512}},
-                    GuestShape{"usual_refcounts", {.size = 128 << 10, .cluster_size = 4096}},
-                    GuestShape{"wide_refcounts", {.size = 96 << 10, .cluster_size = 512, .refcount_bits = 64}},
-                    GuestShape{"narrow_refcounts", {.size = 64 << 10, .cluster_size = 1024, .refcount_bits = 8}},
-                    GuestShape{"version_2", {.size = 96 << 10, .version = 2, .cluster_size = 1024}},
-                    GuestShape{"extended_l2", {.size = 128 << 10, .cluster_size = 16384, .extended_l2 = true}},
-                    GuestShape{"backing_file", {.size = 96 << 10, .cluster_size = 2048}, true},
-                    GuestShape{"backing_file_version_2", {.size = 96 << 10, .version = 2, .cluster_size = 2048}, true},
-                    GuestShape{"odd_size", {.size = 70 * 1024 + 512, .cluster_size = 4096}}),
+    testing::Values(
+        GuestShape{"small_clusters", {.size = 96 << 10, .cluster_size = 512}},
+        GuestShape{"usual_refcounts", {.size = 128 << 10, .cluster_size = 4096}},
+        GuestShape{"wide_refcounts", {.size = 96 << 10, .cluster_size = 512, .refcount_bits = 64}},
+        GuestShape{"narrow_refcounts", {.size = 64 << 10, .cluster_size = 1024, .refcount_bits = 8}},
+        GuestShape{"version_2", {.size = 96 << 10, .version = 2, .cluster_size = 1024}},
+        GuestShape{"extended_l2", {.size = 128 << 10, .cluster_size = 16384, .extended_l2 = true}},
+        GuestShape{"backing_file", {.size = 96 << 10, .cluster_size = 2048}, true},
+        GuestShape{"backing_file_version_2", {.size = 96 << 10, .version = 2, .cluster_size = 2048}, true},
+        GuestShape{"odd_size", {.size = 70 * 1024 + 512, .cluster_size = 4096}},
+        GuestShape{"data_file", {.size = 96 << 10, .cluster_size = 2048}, false, true},
+        GuestShape{"data_file_backing_file", {.size = 96 << 10, .cluster_size = 2048}, true, true},
+        GuestShape{
+            "data_file_extended_l2", {.size = 128 << 10, .cluster_size = 16384, .extended_l2 = true}, false, true},
+        GuestShape{
+            "raw_data_file", {.size = 70 * 1024 + 512, .cluster_size = 4096, .data_file_raw = true}, false, true}),
     [](const auto& parameter) { return parameter.param.name; });
 
 }  // namespace

@@ -118,6 +118,18 @@ TEST_F(BadInputTest, AnImageOfAnotherFormatThanTheDefinitionSaysIsRefused) {
   expect_refused({"snapshot", "create", "vm", "s"}, 3, HasSubstr("disk vdb"));
 }
 
+TEST_F(BadInputTest, AnExternalDataFileIsNotOpenedForSnapshots) {
+  const std::string data = scratch_ / "data";
+  std::filesystem::remove(host_.image("vm-2.qcow2"));
+  test::run_ok({"qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file=" + data, host_.image("vm-2.qcow2"), "1M"});
+  std::filesystem::remove(data);
+  ASSERT_EQ(::mkfifo(data.c_str(), 0600), 0);  // who opened it would wait for ever, or complain of it
+  expect_refused({"snapshot", "create", "vm", "s"}, 3,
+                 AllOf(HasSubstr("disk vdb"), HasSubstr("external data file"), HasSubstr("nothing was changed")));
+  host_.varve_ok({"where", "vm"});
+  host_.varve_ok({"vm", "show", "vm"});
+}
+
 TEST_F(BadInputTest, DisksThatAreNotThereAreRefused) {
   expect_refused({"snapshot", "create", "vm", "s", "--disk", "vdz=no"}, 3,
                  AllOf(HasSubstr("there is no disk vdz"), HasSubstr("it has vda, vdb")));

@@ -130,20 +130,31 @@ TEST_F(ImageSnapshotCommand, RefusesImagesInUse) {
   EXPECT_NE(named.err.find("qemu-io"), std::string::npos) << named.err;  // who holds it
 }
 
-TEST_F(ImageSnapshotCommand, RefusesCorruptAndDirtyImagesWithTheRemedy) {
-  for (const char* bits : {"0", "1"}) {
-    prepare({words("qemu-img create -q -f qcow2 disk 1M"),
-             words("qemu-img snapshot -c one disk"),
-             {"qemu-io", "-f", "raw", "-c", fmt::format("write -P {} 79 1", bits[0] == '0' ? 1 : 2), "disk"}});
-    const std::string before = read_whole_file(our_dir() + "/disk");
-    for (const char* action : {"-c", "-a", "-d"}) {
-      const ProcessResult result = ours({"snapshot", action, "one", "disk"});
-      EXPECT_EQ(result.exit_code, 1);
-      EXPECT_TRUE(result.err.starts_with("qemu-img: Could not open 'disk': ")) << result.err;
-      EXPECT_NE(varve({"image", "snapshot", action, "one", "disk"}).err.find("check -r all"), std::string::npos);
-    }
-    EXPECT_EQ(read_whole_file(our_dir() + "/disk"), before);
+TEST_F(ImageSnapshotCommand, RefusesCorruptImagesWithTheRemedy) {
+  prepare({words("qemu-img create -q -f qcow2 disk 1M"), words("qemu-img snapshot -c one disk"),
+           {"qemu-io", "-f", "raw", "-c", "write -P 2 79 1", "disk"}});
+  const std::string before = read_whole_file(our_dir() + "/disk");
+  for (const char* action : {"-c", "-a", "-d"}) {
+    const ProcessResult result = ours({"snapshot", action, "one", "disk"});
+    EXPECT_EQ(result.exit_code, 1);
+    EXPECT_TRUE(result.err.starts_with("qemu-img: Could not open 'disk': ")) << result.err;
+    EXPECT_NE(varve({"image", "snapshot", action, "one", "disk"}).err.find("check -r all"), std::string::npos);
   }
+  EXPECT_EQ(read_whole_file(our_dir() + "/disk"), before);
+}
+
+TEST_F(ImageSnapshotCommand, RepairsDirtyImagesFirst) {
+  prepare({words("qemu-img create -q -f qcow2 -o lazy_refcounts=on disk 1M"), words("qemu-img snapshot -c one disk")});
+  for (const std::string& directory : {their_dir(), our_dir()}) {
+    const ProcessResult broken = run({"qemu-io", "-f", "qcow2", "-c", "write -P 7 0 200k", "-c", "flush", "-c", "abort",
+                                      "disk"},
+                                     run_options(directory));
+    ASSERT_NE(broken.exit_code, 0);
+  }
+  expect_same_view({"snapshot", "-l", "disk"});
+  expect_same({"snapshot", "-c", "two", "disk"});
+  run_ok(words("qemu-img check -q disk"), run_options(our_dir()));
+  run_ok({"qemu-io", "-f", "qcow2", "-c", "read -P 7 0 200k", "disk"}, run_options(our_dir()));
 }
 
 }  // namespace

@@ -82,6 +82,7 @@ class Scanner {
       if ((incompatible & 3) != 0)
         error("the image is marked dirty or corrupt: incompatible features {:#x}", incompatible);
       extended_ = (incompatible & 16) != 0;
+      data_file_ = (incompatible & 4) != 0;
       autoclear_ = u64(88);
       refcount_bits_ = 1u << (u32(96) & 7);
       header_length = u32(100);
@@ -158,6 +159,14 @@ class Scanner {
             stored(offset));
   }
 
+  // A data cluster in an external data file has the guest's own offset, and COPIED.
+  void check_external(uint64_t entry, uint64_t guest, const Place& place) {
+    if ((entry & (kOffset | kCopied)) == 0) return;
+    if ((entry & kOffset) != guest)
+      error("{}: {:#x} of the data file stands for guest offset {:#x}", place.text(), entry & kOffset, guest);
+    if ((entry & kCopied) == 0) error("{}: a place in the data file without COPIED", place.text());
+  }
+
   void walk_l1(uint64_t offset, uint64_t entries, bool active, std::string_view what) {
     if (entries == 0 || !aligned(offset, {what}) || !reference(offset, entries * 8, {what})) return;
     for (uint64_t i = 0; i < entries; ++i) {
@@ -186,6 +195,7 @@ class Scanner {
       place.second = static_cast<int64_t>((at - table) / step);
       if ((entry & kCompressed) != 0) {
         ++result_.compressed;
+        if (data_file_) error("{}: a compressed cluster beside an external data file", place.text());
         if ((entry & kCopied) != 0) error("{}: COPIED on a compressed cluster", place.text());
         if (bitmap != 0) error("{}: a compressed cluster with subclusters", place.text());
         const unsigned offset_bits = 62 - (cluster_bits_ - 8);
@@ -195,6 +205,10 @@ class Scanner {
         continue;
       }
       const uint64_t offset = entry & kOffset;
+      if (data_file_) {
+        check_external(entry, table_guest_ + (at - table) / step * cluster_, place);
+        continue;
+      }
       if (extended_ && (bitmap & bitmap >> 32) != 0)
         error("{}: subclusters both allocated and zero: {:#x}", place.text(), bitmap);
       if (offset == 0) {
@@ -283,6 +297,7 @@ class Scanner {
   uint64_t refcount_table_clusters_ = 0;
   unsigned refcount_bits_ = 16;
   bool extended_ = false;
+  bool data_file_ = false;
   uint64_t autoclear_ = 0;
   uint64_t table_guest_ = 0;        // the guest offset that the table being walked begins at
   uint64_t disk_end_ = ~0ull;       // of the snapshot being walked; behind it lies its machine state
