@@ -4,12 +4,16 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "cli/image_arguments.h"
 #include "cli/image_errors.h"
+#include "cli/secret_text.h"
 
 namespace varve::cli {
 
@@ -65,6 +69,26 @@ Result<KeyValues> parse_json_name(const std::string& text) {
   KeyValues result;
   flatten(json, "", result);
   return result;
+}
+
+bool is_identifier(const std::string& id) {
+  const auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
+  return !id.empty() && is_letter(id.front()) && std::ranges::all_of(id, [&](char c) {
+    return is_letter(c) || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_';
+  });
+}
+
+Result<crypto::SecretBytes> read_secret(const std::string& path) {
+  errno = 0;
+  std::ifstream file(path, std::ios::binary);
+  if (!file) {
+    return invalid(fmt::format("Unable to read {}: Failed to open file \u201c{}\u201d: {}", path, path,
+                               std::strerror(errno)));
+  }
+  std::string text(std::istreambuf_iterator<char>(file), {});
+  crypto::SecretBytes secret(text);
+  crypto::cleanse(std::as_writable_bytes(std::span(text.data(), text.size())));
+  return secret;
 }
 
 Result<void> apply_options(const KeyValues& options, ImageSource& source) {
@@ -136,36 +160,45 @@ Result<KeyValues> parse_key_values(const std::string& text, const std::string& i
 
 Result<void> ImageObjects::add(const std::string& text) {
   std::map<std::string, std::string> members;
-  for (auto& [key, value] : TRY(parse_key_values(text, "qom-type"))) members[key] = value;
+  const bool is_json = text.starts_with("{");
+  for (auto& [key, value] : TRY(is_json ? parse_json_name(text) : parse_key_values(text, "qom-type")))
+    members[key] = value;
   const std::string type = members["qom-type"];
   if (type.empty()) return invalid("Parameter 'qom-type' is missing");
   if (type != "secret") return invalid(fmt::format("Parameter 'qom-type' does not accept value '{}'", type));
   if (!members.contains("id")) return invalid("Parameter 'id' is missing");
   const std::string id = members["id"];
+  const std::string format = members.contains("format") ? members["format"] : "raw";
+  if (format != "raw" && format != "base64")
+    return invalid(fmt::format("Parameter 'format' does not accept value '{}'", format));
   for (const auto& [key, value] : members) {
+    if (key == "keyid" || key == "iv")
+      return make_error(ErrorKind::kUnsupported, "secrets that are encrypted with another secret are not supported");
     if (key != "qom-type" && key != "id" && key != "data" && key != "file" && key != "format")
       return invalid(fmt::format("Parameter '{}' is unexpected", key));
   }
-  if (secrets_.contains(id)) return invalid(fmt::format("attempt to add duplicate property '{}' to object", id));
+  if (!is_identifier(id)) {
+    return invalid(
+        "Parameter 'id' expects an identifier\n"
+        "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.");
+  }
+  if (secrets_.contains(id))
+    return invalid(fmt::format("attempt to add duplicate property '{}' to object (type 'container')", id));
   const bool has_data = members.contains("data");
   const bool has_file = members.contains("file");
   if (has_data && has_file) return invalid("'file' and 'data' are mutually exclusive");
-  if (!has_data && !has_file) return invalid("Must provide 'file' or 'data'");
-  if (members.contains("format") && members["format"] != "raw")
-    return make_error(ErrorKind::kUnsupported, "secrets in another format than raw are not supported");
-  std::string secret = members["data"];
-  if (has_file) {
-    std::ifstream file(members["file"], std::ios::binary);
-    if (!file) return invalid(fmt::format("Unable to read {}: {}", members["file"], "Failed to open file"));
-    secret.assign(std::istreambuf_iterator<char>(file), {});
-  }
-  secrets_[id] = std::move(secret);
+  if (!has_data && !has_file) return invalid("Either 'file' or 'data' must be provided");
+  crypto::SecretBytes secret = has_file ? TRY(read_secret(members["file"])) : crypto::SecretBytes(members["data"]);
+  if (format == "base64") secret = TRY(decode_base64(secret.text()));
+  secrets_[id] = std::make_shared<const crypto::SecretBytes>(std::move(secret));
   return {};
 }
 
-const std::string* ImageObjects::secret(const std::string& id) const {
+Result<std::shared_ptr<const crypto::SecretBytes>> ImageObjects::passphrase(const std::string& id) const {
   const auto found = secrets_.find(id);
-  return found == secrets_.end() ? nullptr : &found->second;
+  if (found == secrets_.end()) return make_error(ErrorKind::kNotFound, fmt::format("No secret with id '{}'", id));
+  if (!is_utf8(found->second->text())) return invalid(fmt::format("Data from secret {} is not valid UTF-8", id));
+  return found->second;
 }
 
 Result<ImageSource> find_source(const std::string& word, bool image_opts, const std::optional<std::string>& format) {

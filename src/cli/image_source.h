@@ -5,11 +5,13 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "base/result.h"
 #include "cli/output.h"
+#include "crypto/secret_bytes.h"
 #include "image/open.h"
 
 namespace varve::cli {
@@ -24,12 +26,13 @@ struct ImageSource {
 // --object: secrets by their id.
 class ImageObjects {
  public:
-  // "secret,id=ID,data=…" or "secret,id=ID,file=PATH", both with format=raw|base64.
+  // "secret,id=ID,data=…" or "secret,id=ID,file=PATH", both with format=raw|base64; or the same as a JSON object.
   Result<void> add(const std::string& text);
-  const std::string* secret(const std::string& id) const;
+  // The secret as a passphrase: kNotFound where there is none of this id, kInvalidArgument where it is no text.
+  Result<std::shared_ptr<const crypto::SecretBytes>> passphrase(const std::string& id) const;
 
  private:
-  std::map<std::string, std::string> secrets_;
+  std::map<std::string, std::shared_ptr<const crypto::SecretBytes>> secrets_;
 };
 
 // The messages are the whole reason: "Could not open 'a': Unknown driver 'b'".
