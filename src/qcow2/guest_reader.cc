@@ -31,7 +31,7 @@ Result<void> read_backing(BlockDevice* backing, uint64_t offset, std::span<std::
 
 // A data cluster may lie (partly) behind the end of the file: preallocated images end early. It reads as zeroes there.
 Result<void> GuestReader::read_data(uint64_t host_offset, std::span<std::byte> buffer) {
-  return read_padded(file_, host_offset, buffer);
+  return read_padded(data_, host_offset, buffer);
 }
 
 void GuestReader::forget_decompressed() {

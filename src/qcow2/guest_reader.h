@@ -12,8 +12,9 @@ namespace varve::qcow2 {
 
 class GuestReader {
  public:
-  // `file` outlives the reader.
-  GuestReader(BlockDevice& file, CompressionType compression) : file_(file), compression_(compression) {}
+  // `file` has the compressed clusters, `data` the others: the same device, or another. Both outlive the reader.
+  GuestReader(BlockDevice& file, BlockDevice& data, CompressionType compression)
+      : file_(file), data_(data), compression_(compression) {}
 
   // Fills `buffer` from guest offset `offset`. `mapping_lock` guards `mapping` and is held for look-ups only; nullptr
   // where the caller holds it already.
@@ -28,6 +29,7 @@ class GuestReader {
   Result<void> read_data(uint64_t host_offset, std::span<std::byte> buffer);
 
   BlockDevice& file_;
+  BlockDevice& data_;
   CompressionType compression_;
   // The last decompressed cluster: small sequential reads would inflate it again and again.
   std::mutex decompressed_lock_;
@@ -44,8 +46,8 @@ struct PlacedExtent {
   uint64_t length = 0;
   ExtentKind kind = ExtentKind::kUnallocated;
   bool compressed = false;  // kData only; a cluster each
-  // In the file, where a place is kept: for data, for zeroes with a cluster of their own, and for subclusters that
-  // nothing was written to yet. For compressed data, the entry: equal where it is the very same data.
+  // In the data device, where a place is kept: for data, for zeroes with a cluster of their own, and for subclusters
+  // that nothing was written to yet. For compressed data, the entry: equal where it is the very same data.
   std::optional<uint64_t> host_offset;
 };
 

@@ -93,6 +93,7 @@ struct Header {
   uint64_t cluster_size() const { return uint64_t{1} << cluster_bits; }
   bool has_extended_l2() const { return (incompatible_features & kIncompatExtendedL2) != 0; }
   bool has_data_file() const { return (incompatible_features & kIncompatDataFile) != 0; }
+  bool has_raw_data_file() const { return has_data_file() && (autoclear_features & kAutoclearRawDataFile) != 0; }
   bool is_dirty() const { return (incompatible_features & kIncompatDirty) != 0; }
   bool is_corrupt() const { return (incompatible_features & kIncompatCorrupt) != 0; }
   bool lazy_refcounts() const { return (compatible_features & kCompatLazyRefcounts) != 0; }

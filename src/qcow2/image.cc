@@ -32,26 +32,6 @@ Error read_only(const std::string& name) {
   return make_error(ErrorKind::kPermission, fmt::format("{}: the image is open for reading only", name));
 }
 
-// What keeps guest data from being read: named once, for reads of any point.
-Result<void> check_readable(const Header& header, const std::string& name) {
-  if (header.crypt_method != CryptMethod::kNone)
-    return make_error(ErrorKind::kUnsupported, fmt::format("{}: encrypted images can't be read by this version", name));
-  if (header.has_data_file())
-    return make_error(ErrorKind::kUnsupported,
-                      fmt::format("{}: images with an external data file can't be read by this version", name));
-  return {};
-}
-
-Result<void> check_writable(const Header& header, const std::string& name) {
-  if (header.is_corrupt())
-    return corruption(name, 72, "the image is marked corrupt; it can't be written to")
-        .with_note(fmt::format("`qemu-img check -r all {}` repairs it; copy the file first", name));
-  if (header.is_dirty())
-    return corruption(name, 72, "the image was not closed cleanly (dirty bit): its refcounts can't be trusted")
-        .with_note(fmt::format("`qemu-img check -r all {}` rebuilds them", name));
-  return check_readable(header, name);
-}
-
 // The disk as it was at a snapshot.
 class SnapshotView final : public BlockDevice {
  public:
@@ -94,6 +74,28 @@ Image::~Image() {
   if (flush()) finish_recording();
 }
 
+Result<void> Image::State::check_readable() const {
+  if (data_given) return {};
+  if (header.crypt_method != CryptMethod::kNone)
+    return make_error(ErrorKind::kUnsupported,
+                      fmt::format("{}: encrypted images can't be read by this version", file->name()));
+  if (header.has_data_file())
+    return make_error(ErrorKind::kUnsupported,
+                      fmt::format("{}: the disk is in an external data file, which is not opened here", file->name()));
+  return {};
+}
+
+Result<void> Image::State::check_writable() const {
+  const std::string& name = file->name();
+  if (header.is_corrupt())
+    return corruption(name, 72, "the image is marked corrupt; it can't be written to")
+        .with_note(fmt::format("`qemu-img check -r all {}` repairs it; copy the file first", name));
+  if (header.is_dirty())
+    return corruption(name, 72, "the image was not closed cleanly (dirty bit): its refcounts can't be trusted")
+        .with_note(fmt::format("`qemu-img check -r all {}` rebuilds them", name));
+  return check_readable();
+}
+
 Result<void> Image::State::load() {
   Header new_header = TRY(read_header(*file));
   SnapshotTable table = TRY(read_snapshot_table(*file, new_header));
@@ -110,14 +112,16 @@ Result<void> Image::State::load() {
 Result<std::unique_ptr<Image>> Image::open(std::shared_ptr<BlockDevice> file, OpenOptions options) {
   auto state = std::make_unique<State>();
   state->file = std::move(file);
+  state->data_given = options.data != nullptr;
+  state->data = state->data_given ? std::move(options.data) : state->file;
   state->writable = options.writable;
   TRY(state->load());
-  state->reader = std::make_unique<GuestReader>(*state->file, state->header.compression_type);
+  state->reader = std::make_unique<GuestReader>(*state->file, *state->data, state->header.compression_type);
   if (options.writable) {
-    TRY(check_writable(state->header, state->file->name()));
+    TRY(state->check_writable());
     for (size_t i = 0; i < state->mapping->l1().size(); ++i) TRY(state->mapping->table_offset(i));
-    state->writer =
-        TRY(ImageWriter::open(*state->file, state->header, *state->mapping, *state->reader, state->backing));
+    state->writer = TRY(
+        ImageWriter::open(*state->file, *state->data, state->header, *state->mapping, *state->reader, state->backing));
     // Autoclear bits that we do not know would promise what our writes may break (specification, "Autoclear features").
     if ((state->header.autoclear_features & ~uint64_t{kAutoclearKnown}) != 0) {
       state->header.autoclear_features &= kAutoclearKnown;
@@ -145,6 +149,9 @@ const std::vector<Snapshot>& Image::snapshots() const {
 }
 BlockDevice& Image::file() {
   return *state_->file;
+}
+BlockDevice& Image::data() {
+  return *state_->data;
 }
 
 Result<void> Image::update_header(const std::function<void(Header&)>& change) {
@@ -178,7 +185,7 @@ DeviceCapabilities Image::capabilities() const {
 
 Result<std::unique_ptr<BlockDevice>> Image::open_snapshot(size_t index) {
   CHECK(index < state_->snapshots.size());
-  TRY(check_readable(state_->header, name()));
+  TRY(state_->check_readable());
   const Snapshot& s = state_->snapshots[index];
   // Nothing has to be flushed for it: what a snapshot refers to has not changed since its commit.
   Mapping mapping = TRY(Mapping::open(*state_->file, EntryFormat(state_->header), s.l1_table_offset, s.l1_size));
@@ -189,7 +196,7 @@ Result<std::unique_ptr<BlockDevice>> Image::open_snapshot(size_t index) {
 
 Result<void> Image::read_at(uint64_t offset, std::span<std::byte> buffer) {
   TRY(check_range(name(), offset, buffer.size(), state_->header.size));
-  TRY(check_readable(state_->header, name()));
+  TRY(state_->check_readable());
   // A read-only image gives no cluster away: without the lock, a chain of images holds none on its way down.
   std::shared_lock<std::shared_mutex> io(state_->io_lock, std::defer_lock);
   if (state_->writer) io.lock();
@@ -206,7 +213,7 @@ Result<void> Image::write_at(uint64_t offset, std::span<const std::byte> data) {
     uint64_t done = 0;
     if (const auto place = TRY(state_->writer->find_in_place(offset, data.size())); place.length != 0) {
       lock.unlock();
-      TRY(state_->file->write_at(place.host_offset, data.first(place.length)));
+      TRY(state_->data->write_at(place.host_offset, data.first(place.length)));
       done = place.length;
     } else {
       // Two writes to one cluster must not both allocate it: the data goes out under the lock here.
@@ -227,12 +234,20 @@ Result<bool> Image::reads_as_zero(uint64_t offset, uint64_t length) {
   return true;
 }
 
+// Who reads the data file alone must see the zeroes, too, and before the tables say them.
+Result<void> Image::zero_raw_data_file(uint64_t offset, uint64_t length, ZeroMode mode) {
+  const uint64_t end = std::min(offset + length, TRY(state_->data->size()));
+  if (offset >= end) return {};
+  return state_->data->write_zeroes(offset, end - offset, mode);
+}
+
 Result<void> Image::write_zeroes(uint64_t offset, uint64_t length, ZeroMode mode) {
   if (!state_->writer) return read_only(name());
   TRY(check_range(name(), offset, length, state_->header.size));
   TRY(record_write(offset, length));
   const auto kind = mode == ZeroMode::kMayUnmap ? ImageWriter::ZeroKind::kUnmap : ImageWriter::ZeroKind::kKeepAllocated;
   const uint64_t cluster_size = state_->header.cluster_size();
+  if (state_->header.has_raw_data_file()) TRY(zero_raw_data_file(offset, length, mode));
   std::vector<std::byte> zeroes;
   while (length != 0) {
     uint64_t done = 0;
@@ -261,6 +276,14 @@ Result<void> Image::discard(uint64_t offset, uint64_t length) {
   TRY(check_range(name(), offset, length, state_->header.size));
   TRY(record_write(offset, length));
   const uint64_t cluster_size = state_->header.cluster_size();
+  if (state_->header.has_raw_data_file()) {  // whole clusters, and zeroes for who reads the data file alone
+    const uint64_t end =
+        offset + length == state_->header.size ? state_->header.size : align_down(offset + length, cluster_size);
+    offset = align_up(offset, cluster_size);
+    if (offset >= end) return {};
+    length = end - offset;
+    TRY(zero_raw_data_file(offset, length, ZeroMode::kMayUnmap));
+  }
   while (length != 0) {
     const std::lock_guard lock(state_->metadata_lock);
     uint64_t done = TRY(state_->writer->zero_by_table(offset, length, ImageWriter::ZeroKind::kDiscard));

@@ -31,12 +31,22 @@ struct CreateOptions {
   bool preallocate_metadata = false;
   std::optional<std::string> backing_file = std::nullopt;
   std::optional<std::string> backing_format = std::nullopt;
+  // The name of an external data file, as the header records it; making that file is the caller's business.
+  std::optional<std::string> data_file = std::nullopt;
+  // The data file is to read as a raw image of this disk at any time. Metadata is preallocated, so that what is written
+  // to it directly is seen here as well.
+  bool data_file_raw = false;
 };
 
 struct OpenOptions {
-  // Dirty or corrupt images, unknown crypt methods and external data files open for reading of metadata only; asking
-  // for write access to them is refused with the remedy.
+  // Dirty or corrupt images open for reading only, encrypted ones and those with an external data file without `data`
+  // for reading of metadata only; asking for write access to them is refused with the remedy.
   bool writable = false;
+  // The device that holds the guest's data clusters at the offsets that the tables say (compressed ones lie in the
+  // image file always). By default the image file itself. Another one: the external data file, which has to be writable
+  // where the image is; or a device that encrypts and has the image file below it. The latter holds nothing back: to
+  // flush the file is to flush it.
+  std::shared_ptr<BlockDevice> data = nullptr;
 };
 
 // What deleting would give back, and what a point holds; bytes of the image file (docs/architecture.md, "Space").
@@ -59,6 +69,8 @@ class Image final : public BlockDevice {
   const Header& header() const;
   const std::vector<Snapshot>& snapshots() const;
   BlockDevice& file();
+  // Where the guest's data is: OpenOptions::data, or file().
+  BlockDevice& data();
   // Writes everything that is pending, and then the header anew, as `change` makes it from the present one
   // (header_update.h): writing out may have moved a table, so nobody brings a header of an earlier time. kPermission
   // where the image is not open for writing.
@@ -94,7 +106,8 @@ class Image final : public BlockDevice {
   // Lets go of everything that the active disk holds, so that the backing file shows through everywhere; snapshots keep
   // what they have. A crash leaves some of it let go of, and leaks.
   Result<void> make_empty();
-  Result<void> resize(uint64_t new_size) override;                                     // kUnsupported so far
+  // An external data file gets the new size, too.
+  Result<void> resize(uint64_t new_size) override;
   Result<std::vector<Extent>> extents(uint64_t offset, uint64_t length) override;      // this layer only
   Result<std::vector<PlacedExtent>> placed_extents(uint64_t offset, uint64_t length);  // the same, with places
   // Clusters of [0, file size) that the refcounts say are in use; counting ends at `enough`.
@@ -107,6 +120,7 @@ class Image final : public BlockDevice {
   struct State;
   explicit Image(std::unique_ptr<State> state);
   Result<bool> reads_as_zero(uint64_t offset, uint64_t length);
+  Result<void> zero_raw_data_file(uint64_t offset, uint64_t length, ZeroMode mode);
   // Before guest data changes: bitmaps that record take note.
   Result<void> record_write(uint64_t offset, uint64_t length);
   Result<void> start_recording();

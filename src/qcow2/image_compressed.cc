@@ -28,6 +28,8 @@ void Image::State::give_back(std::unique_ptr<ClusterCompressor> compressor) {
 
 Result<void> Image::write_compressed(uint64_t offset, std::span<const std::byte> data) {
   if (!state_->writer) return make_error(ErrorKind::kPermission, name() + ": the image is open for reading only");
+  if (state_->header.has_data_file())
+    return make_error(ErrorKind::kUnsupported, name() + ": an external data file holds no compressed clusters");
   const uint64_t cluster_size = state_->header.cluster_size();
   const auto end = checked_add(offset, data.size());
   if (offset % cluster_size != 0 || !end || *end > state_->header.size ||

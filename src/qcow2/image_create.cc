@@ -22,7 +22,7 @@ struct Plan {
   uint64_t blocks = 1;
   uint64_t l1_clusters = 0;
   uint64_t l2_tables = 0;
-  uint64_t data_clusters = 0;
+  uint64_t data_clusters = 0;  // in this file
 
   uint64_t first_block() const { return 1 + table_clusters; }
   uint64_t first_l1() const { return first_block() + blocks; }
@@ -54,16 +54,23 @@ Result<void> check_options(const CreateOptions& o) {
     return invalid("Extended L2 entries are only supported with cluster sizes of at least 16384 bytes");
   if (o.backing_file && o.preallocate_metadata && !o.extended_l2)
     return invalid("Backing file and preallocation can only be used at the same time if extended_l2 is enabled");
+  if (o.version == 2 && o.data_file)
+    return invalid(
+        "External data files are only supported with compatibility level 1.1 and above (use version=v3 or greater)");
+  if (o.data_file_raw && !o.data_file) return invalid("data-file-raw requires data-file");
+  if (o.data_file_raw && o.backing_file)
+    return invalid("Backing file and data-file-raw cannot be used at the same time");
   if (o.size % 512 != 0) return invalid("Image size must be a multiple of 512 bytes");
   return {};
 }
 
-Plan make_plan(const Header& h, const CreateOptions& o) {
+Plan make_plan(const Header& h, bool preallocated) {
   Plan p;
   p.l1_clusters = div_round_up(uint64_t{h.l1_size} * 8, h.cluster_size());
-  if (o.preallocate_metadata) {
-    p.data_clusters = div_round_up(o.size, h.cluster_size());
-    p.l2_tables = div_round_up(p.data_clusters, h.l2_entries());
+  if (preallocated) {
+    const uint64_t data_clusters = div_round_up(h.size, h.cluster_size());
+    p.l2_tables = div_round_up(data_clusters, h.l2_entries());
+    if (!h.has_data_file()) p.data_clusters = data_clusters;
   }
   for (;;) {  // every refcount block and table cluster is itself counted
     const uint64_t blocks = std::max<uint64_t>(1, div_round_up(p.all(), h.refcounts_per_block()));
@@ -77,8 +84,9 @@ Plan make_plan(const Header& h, const CreateOptions& o) {
 Result<void> write_preallocated(BlockDevice& file, const Header& h, const Plan& p) {
   const uint64_t words = h.l2_entry_size() / 8;
   std::vector<be64> table(h.cluster_size() / 8);
-  uint64_t data = p.first_data();
-  uint64_t left = p.data_clusters;
+  // An external data file has everything at the guest's own offsets.
+  uint64_t data = h.has_data_file() ? 0 : p.first_data();
+  uint64_t left = div_round_up(h.size, h.cluster_size());
   for (uint64_t t = 0; t < p.l2_tables; ++t) {
     std::fill(table.begin(), table.end(), be64(0));
     for (uint64_t i = 0; i < h.l2_entries() && left != 0; ++i, ++data, --left) {
@@ -104,6 +112,9 @@ Result<void> Image::create(BlockDevice& file, const CreateOptions& o) {
   if (o.extended_l2) h.incompatible_features |= kIncompatExtendedL2;
   if (o.compression_type != CompressionType::kZlib) h.incompatible_features |= kIncompatCompression;
   h.compression_type = o.compression_type;
+  if (o.data_file) h.incompatible_features |= kIncompatDataFile;
+  if (o.data_file_raw) h.autoclear_features |= kAutoclearRawDataFile;
+  h.data_file = o.data_file;
   h.backing_file = o.backing_file;
   h.backing_format = o.backing_format;
   const uint64_t l1_entries = h.l1_entries_for(o.size);
@@ -111,7 +122,8 @@ Result<void> Image::create(BlockDevice& file, const CreateOptions& o) {
     return invalid(fmt::format("a disk of {} bytes is too large for clusters of {} bytes (at most {} bytes)", o.size,
                                o.cluster_size, (kMaxL1Bytes / 8) * h.bytes_per_l2_table()));
   h.l1_size = static_cast<uint32_t>(l1_entries);
-  const Plan p = make_plan(h, o);
+  const bool preallocated = o.preallocate_metadata || o.data_file_raw;
+  const Plan p = make_plan(h, preallocated);
   if (p.table_clusters * h.cluster_size() > std::max(kMaxRefcountTableBytes, h.cluster_size()))
     return invalid(
         fmt::format("a preallocated disk of {} bytes needs a refcount table beyond the limit of 8 MiB", o.size));
@@ -132,7 +144,7 @@ Result<void> Image::create(BlockDevice& file, const CreateOptions& o) {
   std::vector<be64> l1(p.l1_clusters * h.cluster_size() / 8);
   for (uint64_t t = 0; t < p.l2_tables; ++t) l1[t] = ((p.first_l2() + t) * h.cluster_size()) | kEntryCopied;
   if (!l1.empty()) TRY(file.write_at(h.l1_table_offset, std::as_bytes(std::span(l1))));
-  if (o.preallocate_metadata) TRY(write_preallocated(file, h, p));
+  if (preallocated) TRY(write_preallocated(file, h, p));
   // The header comes last: what is interrupted before is not a qcow2 image to anybody.
   TRY(file.flush());  // everything that the header names | the header
   TRY(file.write_at(0, header_cluster));

@@ -34,12 +34,21 @@ Result<void> Image::resize(uint64_t new_size) {
   const uint64_t old_size = s.header.size;
   TRY(s.writer->write_back());
   TRY(s.writer->release_freed());
+  const bool has_data_file = s.header.has_data_file();
+  if (has_data_file && new_size >= old_size) {
+    // What the data file may hold behind the disk's old end is no part of the disk.
+    if (TRY(s.data->size()) > old_size) TRY(s.data->resize(old_size));
+    TRY(s.data->resize(new_size));
+  }
   Result<void> done = new_size < old_size ? s.writer->shrink(new_size) : s.writer->grow(new_size);
   if (!done) {
     s.header.size = old_size;
     s.writer->give_up();
+    return done;
   }
-  return done;
+  if (!has_data_file || new_size >= old_size) return {};
+  TRY(s.data->resize(new_size));  // after the header: nobody looks for data there any more
+  return s.data->flush();
 }
 
 // Everything on disk is what memory says, and so it is after each of these; the header on disk says the old size until
@@ -81,11 +90,12 @@ Result<void> ImageWriter::zero_new_space(uint64_t from, uint64_t end) {
   uint64_t below = 0;
   if (backing_ != nullptr) below = TRY(backing_->size());
   if (backing_ == nullptr && header_.backing_file) below = end;  // not opened: it may be of any size
-  if (from != border) {
-    const MappedRun run = TRY(mapping_.lookup(from, border - from));
+  for (uint64_t at = from; at < border;) {                       // subclusters may differ
+    const MappedRun run = TRY(mapping_.lookup(at, border - at));
     const bool shows = run.kind == MappedRun::Kind::kData || run.kind == MappedRun::Kind::kCompressed ||
-                       (run.kind == MappedRun::Kind::kUnallocated && below > from);
-    if (shows) TRY(write_zero_data(from, border));
+                       (run.kind == MappedRun::Kind::kUnallocated && below > at);
+    if (shows) TRY(write_zero_data(at, at + run.length));
+    at += run.length;
   }
   for (uint64_t at = border; at < std::min(below, end);) {
     const uint64_t done = TRY(zero_by_table(at, std::min(below, end) - at, ZeroKind::kUnmap));
@@ -103,12 +113,24 @@ Result<void> ImageWriter::write_zero_data(uint64_t from, uint64_t end) {
   while (from < end) {
     const auto data = std::span(zeroes).first(std::min<uint64_t>(zeroes.size(), end - from));
     if (const InPlace place = TRY(find_in_place(from, data.size())); place.length != 0) {
-      TRY(file_.write_at(place.host_offset, data.first(place.length)));
+      TRY(data_.write_at(place.host_offset, data.first(place.length)));
       filled_places_ = true;
       from += place.length;
     } else {
       from += TRY(write_allocating(from, data));
     }
+  }
+  return {};
+}
+
+// Every cluster has its place in the external data file, as its contents there say.
+Result<void> ImageWriter::preallocate(uint64_t from, uint64_t end) {
+  for (uint64_t at = from; at < end; at += cluster_size()) {
+    const uint64_t l1 = mapping_.l1_index(at);
+    L2Table* table = TRY(writable_table(l1));
+    dirty_tables_.insert(l1);
+    set_entry(*table, mapping_.l2_index(at), at | kEntryCopied, 0);
+    if (wants_write_back()) TRY(write_back());
   }
   return {};
 }
@@ -120,6 +142,7 @@ Result<void> ImageWriter::grow(uint64_t new_size) {
   header_.size = new_size;
   TRY(zero_new_space(old_size, new_size));
   header_.size = old_size;  // write_back() may have to write the header: not with the new size yet
+  if (header_.has_raw_data_file()) TRY(preallocate(align_up(old_size, cluster_size()), new_size));
   TRY(write_back());
   header_.size = new_size;
   TRY(write_header_fields());
@@ -135,7 +158,7 @@ Result<void> ImageWriter::shrink(uint64_t new_size) {
     const uint64_t first = l1 == mapping_.l1_index(from) ? mapping_.l2_index(from) : 0;
     if (first != 0) table = TRY(writable_table(l1));
     for (uint64_t i = first; i < mapping_.entries_per_table(); ++i) {
-      TRY(drop_cluster(table->entry(f, i)));
+      TRY(drop_cluster(mapping_.guest_cluster(l1, i), table->entry(f, i)));
       if (first != 0) set_entry(*table, i, 0, 0);
     }
     if (first != 0) {

@@ -16,6 +16,8 @@ namespace varve::qcow2 {
 // Lock order: io_lock, then metadata_lock, then the reader's own.
 struct Image::State {
   std::shared_ptr<BlockDevice> file;
+  std::shared_ptr<BlockDevice> data;  // what guest data is read from and written to: `file`, or OpenOptions::data
+  bool data_given = false;            // it is OpenOptions::data
   std::shared_ptr<BlockDevice> backing;
   Header header;
   std::vector<Snapshot> snapshots;
@@ -40,6 +42,9 @@ struct Image::State {
   Result<std::unique_ptr<ClusterCompressor>> take_compressor();
   void give_back(std::unique_ptr<ClusterCompressor> compressor);
 
+  // What keeps guest data from being read: named once, for reads of any point.
+  Result<void> check_readable() const;
+  Result<void> check_writable() const;
   // Reads header, snapshot table and L1 (again).
   Result<void> load();
 };

@@ -21,15 +21,16 @@ uint64_t subcluster_mask(uint64_t first, uint64_t last) {
 
 }  // namespace
 
-Result<std::unique_ptr<ImageWriter>> ImageWriter::open(BlockDevice& file, Header& header, Mapping& mapping,
-                                                       GuestReader& reader,
+Result<std::unique_ptr<ImageWriter>> ImageWriter::open(BlockDevice& file, BlockDevice& data, Header& header,
+                                                       Mapping& mapping, GuestReader& reader,
                                                        const std::shared_ptr<BlockDevice>& backing) {
   Refcounts refcounts = TRY(Refcounts::open(file, header));
-  return std::unique_ptr<ImageWriter>(new ImageWriter(file, header, mapping, reader, backing, std::move(refcounts)));
+  return std::unique_ptr<ImageWriter>(
+      new ImageWriter(file, data, header, mapping, reader, backing, std::move(refcounts)));
 }
 
 Result<void> ImageWriter::reload_refcounts() {
-  CHECK(dirty_tables_.empty() && dirty_l1_.empty() && freed_.empty());
+  CHECK(dirty_tables_.empty() && dirty_l1_.empty() && freed_.empty() && dropped_data_.empty());
   refcounts_ = TRY(Refcounts::open(file_, header_));
   failed_ = false;
   return {};
@@ -87,14 +88,16 @@ void ImageWriter::set_entry(L2Table& table, uint64_t index, uint64_t entry, uint
   table.dirty = true;
 }
 
-// The reference that `entry` held is gone.
-Result<void> ImageWriter::drop_cluster(uint64_t entry) {
+// The reference that `entry`, of the guest's cluster at `guest_cluster`, held is gone.
+Result<void> ImageWriter::drop_cluster(uint64_t guest_cluster, uint64_t entry) {
   const EntryFormat& f = mapping_.format();
   switch (f.kind(entry)) {
     case ClusterKind::kUnallocated:
     case ClusterKind::kZeroPlain:
       return {};
     case ClusterKind::kCompressed: {
+      if (f.data_file)
+        return corruption(file_.name(), entry, "compressed cluster in an image with an external data file");
       const CompressedRange range = f.compressed_range(entry);
       const uint64_t first = range.offset / cluster_size();
       const uint64_t last = (range.offset + range.length - 1) / cluster_size();
@@ -104,14 +107,26 @@ Result<void> ImageWriter::drop_cluster(uint64_t entry) {
     case ClusterKind::kZeroAllocated:
     case ClusterKind::kData: {
       const uint64_t cluster = (entry & kOffsetMask) / cluster_size();
-      if (!freed_.empty() && freed_.back().first + freed_.back().second == cluster)
+      if (f.data_file) {
+        if (cluster * cluster_size() != guest_cluster)
+          return corruption(file_.name(), entry & kOffsetMask,
+                            "an entry names another place of the external data file than its own");
+        dropped_data_.insert(cluster, 1);
+      } else if (!freed_.empty() && freed_.back().first + freed_.back().second == cluster) {
         ++freed_.back().second;
-      else
+      } else {
         freed_.emplace_back(cluster, 1);
+      }
       return {};
     }
   }
   return {};
+}
+
+// An external data file ends where the disk does; in the image file, clusters are whole.
+Result<void> ImageWriter::write_data(uint64_t host, uint64_t guest_offset, std::span<const std::byte> data) {
+  if (header_.has_data_file()) data = data.first(std::min<uint64_t>(data.size(), header_.size - guest_offset));
+  return data_.write_at(host, data);
 }
 
 // Writes `data` at guest `offset` into fresh clusters at `host` that stand for the guest from `guest_cluster` on, and
@@ -126,13 +141,13 @@ Result<void> ImageWriter::write_clusters(uint64_t host, uint64_t guest_cluster, 
     if (there < buffer.size()) std::memset(buffer.data() + there, 0, buffer.size() - there);
     return reader_.read(mapping_, nullptr, backing_.get(), guest, buffer.first(there));
   };
-  if (head == 0 && tail == 0) return file_.write_at(host, data);
+  if (head == 0 && tail == 0) return data_.write_at(host, data);
   // One write, so that a preallocated or reused cluster is never half old for longer than it must.
   std::vector<std::byte> whole(end);
   TRY(old(guest_cluster, std::span(whole).first(head)));
   std::memcpy(&whole[head], data.data(), data.size());
   TRY(old(offset + data.size(), std::span(whole).subspan(head + data.size())));
-  return file_.write_at(host, whole);
+  return write_data(host, guest_cluster, whole);
 }
 
 Result<uint64_t> ImageWriter::write_allocating(uint64_t offset, std::span<const std::byte> data) {
@@ -171,17 +186,18 @@ Result<uint64_t> ImageWriter::write_standard(L2Table& table, uint64_t offset, st
     if (can_write_in_place(entry) || f.kind(entry) == ClusterKind::kZeroAllocated) break;
     ++count;
   }
-  const auto [cluster, length] = TRY(refcounts_.allocate_up_to(count));
+  const auto [cluster, length] = TRY(place_data(guest_cluster, count));
   const auto piece = data.first(std::min<uint64_t>(data.size(), length * cluster_size() - in_cluster));
   const uint64_t host = cluster * cluster_size();
   if (auto written = write_clusters(host, guest_cluster, offset, piece); !written) {
-    freed_.emplace_back(cluster, length);  // never referenced
+    forget_place(cluster, length);
     return std::move(written).error();
   }
   for (uint64_t i = 0; i < length; ++i) {
-    TRY(drop_cluster(table.entry(f, first_index + i)));
+    TRY(drop_cluster(guest_cluster + i * cluster_size(), table.entry(f, first_index + i)));
     set_entry(table, first_index + i, (host + i * cluster_size()) | kEntryCopied, 0);
   }
+  if (f.data_file) dropped_data_.erase(cluster, length);
   return piece.size();
 }
 
@@ -215,7 +231,7 @@ Result<uint64_t> ImageWriter::write_extended(L2Table& table, uint64_t offset, st
   if (kind == ClusterKind::kData && (entry & kEntryCopied) != 0) {  // our cluster, subclusters not allocated yet
     TRY(read_around(first * subcluster, last * subcluster, buffer));
     filled_places_ = true;
-    TRY(file_.write_at((entry & kOffsetMask) + first * subcluster, buffer));
+    TRY(write_data((entry & kOffsetMask) + first * subcluster, guest_cluster + first * subcluster, buffer));
     set_entry(table, index, entry, new_alloc | new_zero << 32);
     return piece.size();
   }
@@ -223,15 +239,28 @@ Result<uint64_t> ImageWriter::write_extended(L2Table& table, uint64_t offset, st
   const uint64_t from = had_content ? 0 : first * subcluster;
   const uint64_t to = had_content ? cluster_size() : last * subcluster;
   TRY(read_around(from, to, buffer));
-  const uint64_t cluster = TRY(refcounts_.allocate(1));
-  if (auto written = file_.write_at(cluster * cluster_size() + from, buffer); !written) {
-    freed_.emplace_back(cluster, 1);
+  const uint64_t cluster = TRY(place_data(guest_cluster, 1)).first;
+  if (auto written = write_data(cluster * cluster_size() + from, guest_cluster + from, buffer); !written) {
+    forget_place(cluster, 1);
     return std::move(written).error();
   }
-  TRY(drop_cluster(entry));
+  TRY(drop_cluster(guest_cluster, entry));
   const uint64_t new_bitmap = kind == ClusterKind::kCompressed ? kAllSubclusters : new_alloc | new_zero << 32;
   set_entry(table, index, cluster * cluster_size() | kEntryCopied, new_bitmap);
+  if (f.data_file) dropped_data_.erase(cluster, 1);
   return piece.size();
+}
+
+// Places for up to `count` clusters of guest data, {first cluster, how many}. In an external data file everything has
+// its place already, at the guest's own offset, and nothing is counted (specification, "External data file").
+Result<std::pair<uint64_t, uint64_t>> ImageWriter::place_data(uint64_t guest_cluster, uint64_t count) {
+  if (header_.has_data_file()) return std::pair{guest_cluster / cluster_size(), count};
+  return refcounts_.allocate_up_to(count);
+}
+
+// Nothing will refer to what place_data() gave.
+void ImageWriter::forget_place(uint64_t first_cluster, uint64_t count) {
+  if (!header_.has_data_file()) freed_.emplace_back(first_cluster, count);
 }
 
 // Counts a place of `length` bytes for a compressed cluster. Every compressed cluster counts once in each host cluster
@@ -277,7 +306,7 @@ Result<void> ImageWriter::write_compressed(uint64_t guest_cluster, std::span<con
     freed_.emplace_back(first, (offset + stream.size() - 1) / cluster_size() - first + 1);
     return written;
   }
-  TRY(drop_cluster(table->entry(f, index)));
+  TRY(drop_cluster(guest_cluster, table->entry(f, index)));
   set_entry(*table, index, entry, 0);
   return {};
 }
@@ -331,7 +360,7 @@ Result<bool> ImageWriter::zero_cluster(uint64_t guest_cluster, ZeroKind kind) {
     set_entry(*table, index, entry | kEntryZero, 0);
     return true;
   }
-  TRY(drop_cluster(entry));
+  TRY(drop_cluster(guest_cluster, entry));
   set_entry(*table, index, f.version >= 3 ? kEntryZero : 0, 0);
   return true;
 }
@@ -350,7 +379,7 @@ Result<bool> ImageWriter::zero_subclusters(uint64_t guest_cluster, uint64_t firs
   const uint64_t old_bitmap = f.kind(entry) == ClusterKind::kCompressed ? 0 : table->bitmap(index);
   const uint64_t bitmap = (old_bitmap & ~touched) | touched << 32;
   const bool drop = f.kind(entry) == ClusterKind::kCompressed || (whole && kind != ZeroKind::kKeepAllocated);
-  if (drop) TRY(drop_cluster(entry));
+  if (drop) TRY(drop_cluster(guest_cluster, entry));
   set_entry(*table, index, drop ? 0 : entry, bitmap);
   return true;
 }
@@ -361,7 +390,8 @@ Result<void> ImageWriter::unmap_everything() {
   for (uint64_t l1 = 0; l1 < mapping_.l1().size(); ++l1) {
     const L2Table* table = TRY(mapping_.table(l1));
     if (table == nullptr) continue;
-    for (uint64_t index = 0; index < mapping_.entries_per_table(); ++index) TRY(drop_cluster(table->entry(f, index)));
+    for (uint64_t index = 0; index < mapping_.entries_per_table(); ++index)
+      TRY(drop_cluster(mapping_.guest_cluster(l1, index), table->entry(f, index)));
     freed_.emplace_back(table->host_offset / cluster_size(), 1);
     mapping_.l1()[l1] = 0;
     dirty_l1_.insert(l1);
@@ -413,6 +443,7 @@ Result<void> ImageWriter::write_refcount_table() {
 
 Result<void> ImageWriter::write_back_ordered() {
   // Compressed data ends anywhere, and the sectors that an entry speaks of are there whole.
+  if (header_.has_data_file()) TRY(data_.flush());  // guest data | tables that refer to it, or stop doing so
   if (pack_offset_ % 512 != 0 && TRY(file_.size()) < align_up(pack_offset_, 512))
     TRY(file_.resize(align_up(pack_offset_, 512)));
   if (refcounts_.any_dirty() || filled_places_) {
@@ -444,6 +475,11 @@ Result<void> ImageWriter::write_back_ordered() {
 }
 
 Result<void> ImageWriter::release_freed() {
+  for (const auto& [first, end] : dropped_data_.take()) {
+    const uint64_t size = TRY(data_.size());
+    const uint64_t from = first * cluster_size();
+    if (from < size) (void)data_.discard(from, std::min((end - first) * cluster_size(), size - from));
+  }
   if (freed_.empty()) return {};
   reader_.forget_decompressed();
   pack_offset_ = 0;  // its cluster may be among those that become free

@@ -11,6 +11,7 @@
 #include <set>
 #include <span>
 
+#include "qcow2/cluster_intervals.h"
 #include "qcow2/guest_reader.h"
 #include "qcow2/mapping.h"
 #include "qcow2/refcounts.h"
@@ -21,10 +22,12 @@ namespace varve::qcow2 {
 class ImageWriter {
  public:
   // All references outlive the writer. `header` follows what the writer changes on disk.
-  static Result<std::unique_ptr<ImageWriter>> open(BlockDevice& file, Header& header, Mapping& mapping,
-                                                   GuestReader& reader, const std::shared_ptr<BlockDevice>& backing);
+  // `data` takes the guest's clusters: `file` itself, or another device (qcow2/image.h, OpenOptions).
+  static Result<std::unique_ptr<ImageWriter>> open(BlockDevice& file, BlockDevice& data, Header& header,
+                                                   Mapping& mapping, GuestReader& reader,
+                                                   const std::shared_ptr<BlockDevice>& backing);
 
-  // Where the next guest bytes can be written without touching a table: {offset in the file, length}; length 0:
+  // Where the next guest bytes can be written without touching a table: {offset in the data device, length}; length 0:
   // nowhere.
   struct InPlace {
     uint64_t host_offset = 0;
@@ -67,9 +70,10 @@ class ImageWriter {
   Result<void> check_usable() const;  // kIo after give_up(), or after a write_back() that failed
 
  private:
-  ImageWriter(BlockDevice& file, Header& header, Mapping& mapping, GuestReader& reader,
+  ImageWriter(BlockDevice& file, BlockDevice& data, Header& header, Mapping& mapping, GuestReader& reader,
               const std::shared_ptr<BlockDevice>& backing, Refcounts refcounts)
       : file_(file),
+        data_(data),
         header_(header),
         mapping_(mapping),
         reader_(reader),
@@ -78,9 +82,12 @@ class ImageWriter {
 
   Result<L2Table*> writable_table(uint64_t l1_index);
   void set_entry(L2Table& table, uint64_t index, uint64_t entry, uint64_t bitmap);
-  Result<void> drop_cluster(uint64_t entry);
+  Result<void> drop_cluster(uint64_t guest_cluster, uint64_t entry);
   Result<void> write_clusters(uint64_t host, uint64_t guest_cluster, uint64_t offset, std::span<const std::byte> data);
+  Result<void> write_data(uint64_t host, uint64_t guest_offset, std::span<const std::byte> data);
   Result<uint64_t> write_standard(L2Table& table, uint64_t offset, std::span<const std::byte> data);
+  Result<std::pair<uint64_t, uint64_t>> place_data(uint64_t guest_cluster, uint64_t count);
+  void forget_place(uint64_t first_cluster, uint64_t count);
   Result<uint64_t> place_compressed(uint64_t length);
   Result<uint64_t> write_extended(L2Table& table, uint64_t offset, std::span<const std::byte> data);
   Result<bool> zero_cluster(uint64_t guest_cluster, ZeroKind kind);
@@ -91,10 +98,12 @@ class ImageWriter {
   Result<void> grow_l1(uint64_t entries);
   Result<void> zero_new_space(uint64_t from, uint64_t end);
   Result<void> write_zero_data(uint64_t from, uint64_t end);
+  Result<void> preallocate(uint64_t from, uint64_t end);
 
   uint64_t cluster_size() const { return header_.cluster_size(); }
 
   BlockDevice& file_;
+  BlockDevice& data_;
   Header& header_;
   Mapping& mapping_;
   GuestReader& reader_;
@@ -103,6 +112,7 @@ class ImageWriter {
   std::set<uint64_t> dirty_tables_;                   // L1 indexes
   std::set<uint64_t> dirty_l1_;                       // L1 indexes
   std::vector<std::pair<uint64_t, uint64_t>> freed_;  // {first cluster, count}: one reference less each
+  ClusterIntervals dropped_data_;                     // clusters of an external data file that nothing refers to
   // Data went to places that count already but are not shown yet (subclusters, zero clusters with a place): should the
   // tables reach the disk before it, the guest would see what lay there long ago.
   bool filled_places_ = false;

@@ -80,16 +80,17 @@ MappedRun Mapping::classify(const L2Table& table, uint64_t index, uint64_t in_cl
       break;
   }
   const uint64_t host = entry & kOffsetMask;
+  const bool placed = format_.kind(entry) == ClusterKind::kData;
   if (format_.version < 3 && (entry & kEntryZero) != 0) return {Kind::kInvalid, rest, 0, 0};  // unknown to version 2
   if (!format_.extended)
-    return host == 0 ? MappedRun{Kind::kUnallocated, rest, 0, 0}
-                     : MappedRun{Kind::kData, rest, host + in_cluster, 0, true};
+    return !placed ? MappedRun{Kind::kUnallocated, rest, 0, 0}
+                   : MappedRun{Kind::kData, rest, host + in_cluster, 0, true};
   // Specification, "Extended L2 Entries": bits 0-31 say that a subcluster is allocated, bits 32-63 that it reads as
   // zero.
   const uint64_t bitmap = table.bitmap(index);
   // What is allocated does not read as zero, and needs a cluster.
   const uint64_t allocated = bitmap & 0xffffffff;
-  if ((allocated & bitmap >> 32) != 0 || (allocated != 0 && host == 0)) return {Kind::kInvalid, rest, 0, 0};
+  if ((allocated & bitmap >> 32) != 0 || (allocated != 0 && !placed)) return {Kind::kInvalid, rest, 0, 0};
   const uint64_t subcluster = format_.cluster_size() / 32;
   const auto kind_at = [&](uint64_t s) {
     if ((bitmap >> (32 + s) & 1) != 0) return Kind::kZero;
@@ -99,7 +100,7 @@ MappedRun Mapping::classify(const L2Table& table, uint64_t index, uint64_t in_cl
   const Kind kind = kind_at(first);
   uint64_t last = first;
   while (last + 1 < 32 && kind_at(last + 1) == kind) ++last;
-  return {kind, (last + 1) * subcluster - in_cluster, host != 0 ? host + in_cluster : 0, 0, host != 0};
+  return {kind, (last + 1) * subcluster - in_cluster, placed ? host + in_cluster : 0, 0, placed};
 }
 
 Result<void> Mapping::check(const MappedRun& run, uint64_t guest_offset) const {
@@ -108,6 +109,18 @@ Result<void> Mapping::check(const MappedRun& run, uint64_t guest_offset) const {
         file_->name(), tables_.at(l1_index(guest_offset))->host_offset,
         fmt::format("the L2 entry of guest offset {:#x} has bits that contradict each other or its version",
                     guest_offset));
+  if (format_.data_file) {
+    if (run.kind == MappedRun::Kind::kCompressed)
+      return corruption(
+          file_->name(), run.compressed_entry,
+          fmt::format("guest offset {:#x} has a compressed cluster, in an image with an external data file",
+                      guest_offset));
+    if (run.has_place && run.host_offset != guest_offset)
+      return corruption(file_->name(), run.host_offset,
+                        fmt::format("guest offset {:#x} is mapped to offset {:#x} of the external data file",
+                                    guest_offset, run.host_offset));
+    return {};
+  }
   if (run.kind != MappedRun::Kind::kData) return {};
   const uint64_t in_cluster = guest_offset & (format_.cluster_size() - 1);
   const uint64_t cluster = run.host_offset - in_cluster;

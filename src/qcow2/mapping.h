@@ -52,6 +52,9 @@ class Mapping {
   uint64_t l2_index(uint64_t guest_offset) const {
     return (guest_offset >> format_.cluster_bits) & (entries_per_table() - 1);
   }
+  uint64_t guest_cluster(uint64_t l1_index, uint64_t l2_index) const {
+    return (l1_index << l2_bits_ | l2_index) << format_.cluster_bits;
+  }
 
   // The L2 table below l1()[index], from the cache or read and checked; nullptr where there is none. The pointer is
   // valid until the next call of trim() or put().

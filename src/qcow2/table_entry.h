@@ -22,11 +22,12 @@ struct CompressedRange {
 // What the decoder of entries needs to know of the header, copied small.
 struct EntryFormat {
   explicit EntryFormat(const Header& h)
-      : cluster_bits(h.cluster_bits), version(h.version), extended(h.has_extended_l2()) {}
+      : cluster_bits(h.cluster_bits), version(h.version), extended(h.has_extended_l2()), data_file(h.has_data_file()) {}
   EntryFormat() = default;
   uint32_t cluster_bits = 16;
   uint32_t version = 3;
   bool extended = false;
+  bool data_file = false;  // data clusters lie in an external data file, at the guest's own offsets
 
   uint64_t cluster_size() const { return uint64_t{1} << cluster_bits; }
   uint32_t entry_words() const { return extended ? 2 : 1; }  // 64-bit words per L2 entry
@@ -36,6 +37,8 @@ struct EntryFormat {
     const bool allocated = (entry & kOffsetMask) != 0;
     if (!extended && version >= 3 && (entry & kEntryZero) != 0)
       return allocated ? ClusterKind::kZeroAllocated : ClusterKind::kZeroPlain;
+    // In an external data file, offset 0 is a place like others: there COPIED says that it is meant.
+    if (data_file && (entry & kEntryCopied) != 0) return ClusterKind::kData;
     return allocated ? ClusterKind::kData : ClusterKind::kUnallocated;
   }
 
