@@ -143,7 +143,7 @@ ImageExit run(Output& output, const BitmapRequest& request) {
   if (!known(request.format))
     return cannot_open(request.path, fmt::format("Unknown driver '{}'", *request.format), nullptr);
   std::string reason;
-  auto opened = open(request.path, format_of(request.format), image::Use::kWrite, reason);
+  auto opened = open(request.path, format_of(request.format), image::Use::kWriteMetadata, reason);
   if (!opened) return cannot_open(request.path, reason, &opened.error());
   const auto failed = [&](const BitmapStep& step, const Error& error) {
     return image_failure(

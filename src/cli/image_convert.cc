@@ -7,6 +7,7 @@
 
 #include "cli/image_command.h"
 #include "cli/image_convert_arguments.h"
+#include "cli/image_encryption.h"
 #include "cli/image_errors.h"
 #include "cli/image_options.h"
 #include "cli/image_progress.h"
@@ -54,16 +55,16 @@ Result<void> select_snapshot(Source& source, const SnapshotSelector& selector) {
 }
 
 Result<std::vector<Source>> open_sources(const ConvertRequest& request) {
-  std::optional<image::Format> format;
-  if (request.format && !(format = image::format_of_name(*request.format))) {
-    return make_error(ErrorKind::kInvalidArgument, fmt::format("Could not open '{}': Unknown driver '{}'",
-                                                               request.sources.front(), *request.format));
-  }
   std::vector<Source> sources;
   for (const std::string& path : request.sources) {
+    const ImageSource named = TRY(find_source(path, request.image_opts, request.format));
+    image::OpenOptions how{.format = named.format, .use = image::Use::kRead, .share_with_writers = request.share};
+    if (Result<void> applied = apply_encryption(named, request.objects, how); !applied) {
+      return make_error(ErrorKind::kInvalidArgument,
+                        fmt::format("Could not open '{}': {}", path, applied.error().message));
+    }
     image::OpenFailure failure;
-    Result<image::OpenImage> opened = image::open_image(
-        path, {.format = format, .use = image::Use::kRead, .share_with_writers = request.share}, &failure);
+    Result<image::OpenImage> opened = image::open_image(named.path, how, &failure);
     if (!opened) {
       Error error = std::move(opened).error();
       error.message = fmt::format("Could not open '{}': {}", path, qemu_open_reason(failure));
@@ -101,6 +102,9 @@ Result<ImageOptions> target_options(const ConvertRequest& request, image::Format
     }
     TRY(options.set("backing_fmt", *request.backing_format));
   }
+  if (request.compress && (options.flag("encryption") || options.text("encrypt.format"))) {
+    return make_error(ErrorKind::kInvalidArgument, "Compression and encryption not supported at the same time");
+  }
   if (request.compress && options.text("preallocation").value_or("off") != "off") {
     return make_error(ErrorKind::kInvalidArgument, "Compression and preallocation not supported at the same time");
   }
@@ -116,14 +120,18 @@ Result<ImageOptions> target_options(const ConvertRequest& request, image::Format
   return options;
 }
 
-Result<void> create_target(const ConvertRequest& request, const ImageOptions& options) {
+// `encryption` becomes what the new image is opened with.
+Result<void> create_target(const ConvertRequest& request, const ImageOptions& options, image::Encryption& encryption) {
   const auto create = [&]() -> Result<void> {
     TRY(refuse_unsupported(options));
     if (options.format() == image::Format::kRaw) {
       TRY(check_raw_options(options));
       return image::create_raw(request.target, *options.number("size"));
     }
-    return image::create_qcow2(request.target, TRY(qcow2_create_options(options)));
+    qcow2::CreateOptions new_image = TRY(qcow2_create_options(options));
+    TRY(add_encryption(options, request.objects, new_image));
+    encryption.passphrase = new_image.passphrase;
+    return image::create_qcow2(request.target, new_image);
   };
   Result<void> created = create();
   if (created) return created;
@@ -132,10 +140,11 @@ Result<void> create_target(const ConvertRequest& request, const ImageOptions& op
   return created;
 }
 
-Result<image::OpenImage> open_target(const ConvertRequest& request, image::Format format) {
+Result<image::OpenImage> open_target(const ConvertRequest& request, image::Format format,
+                                     const image::Encryption& encryption) {
   image::OpenFailure failure;
-  Result<image::OpenImage> opened =
-      image::open_image(request.target, {.format = format, .use = image::Use::kWrite}, &failure);
+  Result<image::OpenImage> opened = image::open_image(
+      request.target, {.format = format, .use = image::Use::kWrite, .encryption = encryption}, &failure);
   if (!opened) {
     opened.error().message = fmt::format("Could not open '{}': {}", request.target, qemu_open_reason(failure));
   }
@@ -182,22 +191,25 @@ Result<void> run(Output& output, const ConvertRequest& request) {
     return make_error(ErrorKind::kInvalidArgument, fmt::format("Unknown protocol '{}'", *protocol));
   }
   bool has_backing = request.backing_file.has_value();
+  image::Encryption encryption;
+  bool shows_noise = false;  // preallocated, and encrypted: holes of the file are no zeroes of the disk
   if (!request.skip_create) {
     const ImageOptions options = TRY(target_options(request, *format, size));
     has_backing = options.text("backing_file").has_value();
-    TRY(create_target(request, options));
+    shows_noise = options.text("encrypt.format") && options.text("preallocation").value_or("off") != "off";
+    TRY(create_target(request, options, encryption));
   }
   if (request.compress && *format == image::Format::kRaw) {
     return make_error(ErrorKind::kInvalidArgument, "Compression not supported for this file format");
   }
-  const image::OpenImage target = TRY(open_target(request, *format));
+  const image::OpenImage target = TRY(open_target(request, *format, encryption));
   if (TRY(target.device()->size()) < size) {
     return make_error(ErrorKind::kInvalidArgument, "output file is smaller than input file");
   }
   const bool is_new = !request.skip_create && !target.file().is_block_device();
   image::ConvertOptions options;
   options.sparse_size = request.sparse_size;
-  options.target_is_zero = !has_backing && (is_new || request.target_is_zero);
+  options.target_is_zero = !has_backing && ((is_new && !shows_noise) || request.target_is_zero);
   options.only_top_layer = has_backing;
   if (request.compress) options.compress_into = target.qcow2();
   options.in_order = !request.compress && *format == image::Format::kQcow2;

@@ -157,9 +157,11 @@ class Parser {
         break;
       }
       case kOptionObject:
-        return unsupported("--object");
+        if (Result<void> added = request_.objects.add(value); !added) return fail(added.error().message);
+        break;
       case kOptionImageOpts:
-        return unsupported("--image-opts");
+        request_.image_opts = true;
+        break;
       case kOptionTargetImageOpts:
         return unsupported("--target-image-opts");
       case kOptionSalvage:

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cli/image_arguments.h"
+#include "cli/image_source.h"
 
 namespace varve::cli {
 
@@ -18,6 +19,8 @@ struct SnapshotSelector {
 
 struct ConvertRequest {
   std::vector<std::string> sources;
+  bool image_opts = false;
+  ImageObjects objects;
   std::string target;
   std::optional<std::string> format;   // -f
   std::string target_format = "raw";   // -O

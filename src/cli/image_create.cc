@@ -2,8 +2,10 @@
 #include <fmt/format.h>
 
 #include "cli/image_command.h"
+#include "cli/image_encryption.h"
 #include "cli/image_errors.h"
 #include "cli/image_options.h"
+#include "cli/image_source.h"
 #include "image/backing_name.h"
 #include "image/create.h"
 #include "image/open.h"
@@ -15,6 +17,7 @@ namespace {
 struct CreateRequest {
   std::string path;
   std::string format = "raw";
+  ImageObjects objects;
   std::optional<std::string> size;
   std::optional<std::string> options;  // -o
   std::optional<std::string> backing_file;
@@ -96,7 +99,9 @@ Result<void> write_image(const CreateRequest& request, const ImageOptions& optio
     TRY(check_raw_options(options));
     return image::create_raw(request.path, *options.number("size"));
   }
-  return image::create_qcow2(request.path, TRY(qcow2_create_options(options)));
+  qcow2::CreateOptions create = TRY(qcow2_create_options(options));
+  TRY(add_encryption(options, request.objects, create));
+  return image::create_qcow2(request.path, create);
 }
 
 ImageExit create(Output& output, const CreateRequest& request) {
@@ -154,7 +159,8 @@ ImageExit image_create(const ImageCall& call) {
         request.unsafe = true;
         break;
       default:
-        return image_failure(call.output, "--object is not supported by this version of Varve");
+        if (Result<void> added = request.objects.add(value); !added)
+          return image_failure(call.output, added.error().message, &added.error());
     }
   }
   if (request.options && asks_for_help(*request.options)) {

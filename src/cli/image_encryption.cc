@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 
+#include "qcow2/luks_area.h"
+
 namespace varve::cli {
 
 namespace {
@@ -77,6 +79,41 @@ Result<std::shared_ptr<const crypto::SecretBytes>> passphrase_of(const Encryptio
                                                                  const ImageObjects& objects) {
   if (!encryption.key_secret) return invalid("Parameter 'encrypt.key-secret' is required for cipher");
   return objects.passphrase(*encryption.key_secret);
+}
+
+Result<void> add_encryption(const ImageOptions& options, const ImageObjects& objects, qcow2::CreateOptions& create) {
+  const std::optional<EncryptionOptions> encryption = TRY(encryption_options(options));
+  if (!encryption) return {};
+  create.passphrase = TRY(passphrase_of(*encryption, objects));
+  create.encryption = encryption->format;
+  return {};
+}
+
+Result<void> amend_key_slots(qcow2::Image& image, const ImageOptions& options, const ImageObjects& objects,
+                             const crypto::SecretBytes& passphrase, crypto::KeySlotCare care) {
+  const crypto::LuksArea area = TRY(qcow2::luks_area(image.file(), image.header()));
+  const std::optional<std::string> state = options.text("encrypt.state");
+  const std::optional<uint64_t> slot = options.number("encrypt.keyslot");
+  const std::optional<uint64_t> time = options.number("encrypt.iter-time");
+  const std::optional<std::string> old_secret = options.text("encrypt.old-secret");
+  const std::optional<std::string> new_secret = options.text("encrypt.new-secret");
+  if (!state) return invalid("Parameter 'state' is missing");
+  if (*state == "active") {
+    if (!new_secret) return invalid("'new-secret' is required to activate a keyslot");
+    if (old_secret) return invalid("'old-secret' must not be given when activating keyslots");
+    const auto fresh = TRY(objects.passphrase(*new_secret));
+    return crypto::add_key_slot(area, passphrase, *fresh, slot, time.value_or(crypto::LuksFormat().iteration_time_ms),
+                                care);
+  }
+  if (*state != "inactive") return invalid(fmt::format("Parameter 'state' does not accept value '{}'", *state));
+  if (new_secret) return invalid("'new-secret' must not be given when erasing keyslots");
+  if (time) return invalid("'iter-time' must not be given when erasing keyslots");
+  std::shared_ptr<const crypto::SecretBytes> old;
+  if (old_secret) old = TRY(objects.passphrase(*old_secret));
+  if (slot) return crypto::erase_key_slot(area, *slot, old.get(), care);
+  if (old) return crypto::erase_key_slots_of(area, *old, care);
+  return invalid(
+      "To erase keyslot(s), either explicit keyslot index or the password currently contained in them must be given");
 }
 
 }  // namespace varve::cli

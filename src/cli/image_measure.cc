@@ -116,8 +116,9 @@ ImageExit measure(Output& output, const MeasureRequest& request, const ImageObje
   std::optional<image::OpenImage> image;
   std::optional<size_t> snapshot;
   if (request.path) {
-    image = open_source(output, *request.path, request.image_opts, request.format,
-                        {.format = std::nullopt, .use = image::Use::kRead, .share_with_writers = request.share});
+    image =
+        open_source(output, *request.path, request.image_opts, request.format,
+                    {.format = std::nullopt, .use = image::Use::kRead, .share_with_writers = request.share}, objects);
     if (!image) return {1};
     if (request.snapshot) {
       const Result<size_t> found = find_snapshot(*image, *request.snapshot);

@@ -90,7 +90,7 @@ ImageExit run(Output& output, const SnapshotRequest& request) {
   image::OpenFailure failure;
   Result<image::OpenImage> opened = image::open_image(request.path,
                                                       {.format = format,
-                                                       .use = writes ? image::Use::kWrite : image::Use::kInspect,
+                                                       .use = writes ? image::Use::kWriteMetadata : image::Use::kInspect,
                                                        .share_with_writers = request.share,
                                                        .open_backing = false},
                                                       &failure);

@@ -82,8 +82,8 @@ Result<crypto::SecretBytes> read_secret(const std::string& path) {
   errno = 0;
   std::ifstream file(path, std::ios::binary);
   if (!file) {
-    return invalid(fmt::format("Unable to read {}: Failed to open file \u201c{}\u201d: {}", path, path,
-                               std::strerror(errno)));
+    return invalid(
+        fmt::format("Unable to read {}: Failed to open file \u201c{}\u201d: {}", path, path, std::strerror(errno)));
   }
   std::string text(std::istreambuf_iterator<char>(file), {});
   crypto::SecretBytes secret(text);
@@ -91,7 +91,24 @@ Result<crypto::SecretBytes> read_secret(const std::string& path) {
   return secret;
 }
 
-Result<void> apply_options(const KeyValues& options, ImageSource& source) {
+constexpr std::string_view kBelow = "backing.";
+
+// "backing.…" without that word; `options` keep the others.
+KeyValues take_below(KeyValues& options) {
+  KeyValues below;
+  KeyValues own;
+  for (auto& [key, value] : options) {
+    if (key.starts_with(kBelow))
+      below.emplace_back(key.substr(kBelow.size()), value);
+    else
+      own.emplace_back(key, value);
+  }
+  options = std::move(own);
+  return below;
+}
+
+Result<void> apply_options(KeyValues options, ImageSource& source) {
+  const KeyValues below = take_below(options);
   std::optional<std::string> driver;
   std::string protocol = "file";
   for (const auto& [key, value] : options)
@@ -110,16 +127,27 @@ Result<void> apply_options(const KeyValues& options, ImageSource& source) {
       source.path = value;
     } else if (name == "driver" && of_file) {
       protocol = value;
-    } else if (key == "encrypt.key-secret") {
+    } else if (key == "encrypt.key-secret" && source.format != image::Format::kRaw) {
       source.key_secret = value;
-    } else if (key == "encrypt.format" && value == "luks") {
+    } else if (key == "encrypt.format" && source.format != image::Format::kRaw) {
+      source.encryption_format = value;
     } else if (std::ranges::find(kIgnored, name) == kIgnored.end()) {
       return invalid(fmt::format("Block {} '{}' does not support the option '{}'", of_file ? "protocol" : "format",
                                  of_file ? protocol : driver.value_or("raw"), name));
     }
   }
   if (protocol != "file" && protocol != "host_device") return invalid(fmt::format("Unknown driver '{}'", protocol));
-  if (source.path.empty()) {
+  if (!below.empty()) {
+    if (source.format == image::Format::kRaw)
+      return invalid(fmt::format("Block format 'raw' does not support the option 'backing.{}'", below.front().first));
+    ImageSource next;
+    TRY(apply_options(below, next));
+    std::vector<ImageSource> deeper = std::move(next.below);
+    next.below.clear();
+    source.below.push_back(std::move(next));
+    for (ImageSource& s : deeper) source.below.push_back(std::move(s));
+  }
+  if (source.path.empty() && !source.name.empty()) {
     if (is_file) return invalid("The 'file' block driver requires a file name");
     return invalid("A block device must be specified for \"file\"");
   }
@@ -201,8 +229,24 @@ Result<std::shared_ptr<const crypto::SecretBytes>> ImageObjects::passphrase(cons
   return found->second;
 }
 
+Result<void> apply_encryption(const ImageSource& source, const ImageObjects& objects, image::OpenOptions& options) {
+  const auto encryption_of = [&](const ImageSource& s) -> Result<image::Encryption> {
+    image::Encryption encryption{.format = s.encryption_format, .passphrase = nullptr};
+    if (s.key_secret) encryption.passphrase = TRY(objects.passphrase(*s.key_secret));
+    return encryption;
+  };
+  options.encryption = TRY(encryption_of(source));
+  for (const ImageSource& s : source.below) {
+    image::LayerOptions layer{.path = std::nullopt, .format = s.format, .encryption = TRY(encryption_of(s))};
+    if (!s.path.empty()) layer.path = s.path;
+    options.below.push_back(std::move(layer));
+  }
+  return {};
+}
+
 Result<ImageSource> find_source(const std::string& word, bool image_opts, const std::optional<std::string>& format) {
-  ImageSource source{.name = word, .path = word, .format = std::nullopt, .key_secret = std::nullopt};
+  ImageSource source;
+  source.name = source.path = word;
   if (image_opts && format) return invalid("--image-opts and --format are mutually exclusive");
   const auto cannot = [&](const Error& error) {
     return invalid(fmt::format("Could not open '{}': {}", word, error.message));
@@ -219,7 +263,8 @@ Result<ImageSource> find_source(const std::string& word, bool image_opts, const 
 }
 
 std::optional<image::OpenImage> open_source(Output& output, const std::string& word, bool image_opts,
-                                            const std::optional<std::string>& format, image::OpenOptions options) {
+                                            const std::optional<std::string>& format, image::OpenOptions options,
+                                            const ImageObjects& objects) {
   const Result<ImageSource> source = find_source(word, image_opts, format);
   if (!source) {
     image_failure(output, source.error().message);
@@ -231,6 +276,10 @@ std::optional<image::OpenImage> open_source(Output& output, const std::string& w
     return std::nullopt;
   }
   options.format = source->format;
+  if (Result<void> applied = apply_encryption(*source, objects, options); !applied) {
+    image_failure(output, fmt::format("Could not open '{}': {}", word, applied.error().message));
+    return std::nullopt;
+  }
   image::OpenFailure failure;
   Result<image::OpenImage> opened = image::open_image(source->path, options, &failure);
   if (!opened) {

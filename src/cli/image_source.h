@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "cli/output.h"
@@ -20,7 +21,9 @@ struct ImageSource {
   std::string name;  // as given: what messages call the image
   std::string path;
   std::optional<image::Format> format;
-  std::optional<std::string> key_secret;  // encrypt.key-secret: the id of an object
+  std::optional<std::string> key_secret;         // encrypt.key-secret: the id of an object
+  std::optional<std::string> encryption_format;  // encrypt.format
+  std::vector<ImageSource> below;                // backing.…, backing.backing.…; a path may be missing there
 };
 
 // --object: secrets by their id.
@@ -35,12 +38,16 @@ class ImageObjects {
   std::map<std::string, std::shared_ptr<const crypto::SecretBytes>> secrets_;
 };
 
+// What the source says of encryption, its own and that of what is below it, with the passphrases.
+Result<void> apply_encryption(const ImageSource& source, const ImageObjects& objects, image::OpenOptions& options);
+
 // The messages are the whole reason: "Could not open 'a': Unknown driver 'b'".
 Result<ImageSource> find_source(const std::string& word, bool image_opts, const std::optional<std::string>& format);
 
 // Finds and opens; prints why not.
 std::optional<image::OpenImage> open_source(Output& output, const std::string& word, bool image_opts,
-                                            const std::optional<std::string>& format, image::OpenOptions options);
+                                            const std::optional<std::string>& format, image::OpenOptions options,
+                                            const ImageObjects& objects = {});
 
 // "a=b,c=d,,e" as pairs in order; ",," is a comma. A word without "=" is `implied` for the first one.
 Result<std::vector<std::pair<std::string, std::string>>> parse_key_values(const std::string& text,

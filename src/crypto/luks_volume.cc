@@ -109,10 +109,12 @@ Result<void> write_header(const LuksArea& area, const LuksHeader& header, Header
   return write(0, first);
 }
 
+// `Number` is what QEMU prints a slot as: unsigned where one is added, signed where one is erased.
+template <typename Number>
 Result<void> check_slot_number(uint64_t slot) {
   if (slot < kLuksSlots) return {};
-  return invalid(fmt::format("Invalid keyslot {} specified, must be between 0 and {}", static_cast<int64_t>(slot),
-                             kLuksSlots - 1));
+  return invalid(
+      fmt::format("Invalid keyslot {} specified, must be between 0 and {}", static_cast<Number>(slot), kLuksSlots - 1));
 }
 
 Result<void> erase(const LuksArea& area, LuksHeader& header, size_t slot) {
@@ -182,7 +184,7 @@ Result<void> add_key_slot(const LuksArea& area, const SecretBytes& passphrase, c
                           std::optional<uint64_t> slot, uint64_t iteration_time_ms, KeySlotCare care) {
   LuksHeader header = TRY(read_luks_header(area));
   if (slot) {
-    TRY(check_slot_number(*slot));
+    TRY(check_slot_number<uint32_t>(*slot));
   } else {
     const auto free = std::ranges::find(header.slots, false, &LuksSlot::active);
     if (free == header.slots.end()) return invalid("Can't add a keyslot - all keyslots are in use");
@@ -205,7 +207,7 @@ Result<void> add_key_slot(const LuksArea& area, const SecretBytes& passphrase, c
 
 Result<void> erase_key_slot(const LuksArea& area, uint64_t slot, const SecretBytes* passphrase, KeySlotCare care) {
   LuksHeader header = TRY(read_luks_header(area));
-  TRY(check_slot_number(slot));
+  TRY(check_slot_number<int32_t>(slot));
   if (passphrase != nullptr && !TRY(open_slot(area, header, header.slots[slot], *passphrase))) {
     return invalid(fmt::format("Given keyslot {} doesn't contain the given old password for erase operation", slot));
   }

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "image/encryption.h"
 #include "image/format.h"
 #include "io/file_device.h"
 #include "qcow2/image.h"
@@ -23,6 +24,14 @@ enum class Use : uint8_t {
   kInspect,  // metadata only: no guest data is read
   kRead,
   kWrite,
+  kWriteMetadata,  // snapshots, bitmaps, names: no guest data is read or written, so no key is needed
+};
+
+// What the user says of a layer below the top, in the place of what the header above it says.
+struct LayerOptions {
+  std::optional<std::string> path = std::nullopt;
+  std::optional<Format> format = std::nullopt;
+  Encryption encryption = {};
 };
 
 struct OpenOptions {
@@ -33,6 +42,9 @@ struct OpenOptions {
   bool open_backing = true;
   // Besides the top, this layer of the chain is opened for writing: the image that a commit goes to.
   std::optional<size_t> writable_layer = std::nullopt;
+  // Of the top image. Without a passphrase, an encrypted one opens for metadata only (Use).
+  Encryption encryption = {};
+  std::vector<LayerOptions> below = {};  // from the top's backing file on; there may be fewer or more than layers
 };
 
 // The file behind an image, whatever it is called: st_dev and st_ino.

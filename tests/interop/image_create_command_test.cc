@@ -201,7 +201,7 @@ TEST_F(ImageCreateCommand, LeavesAnImageInUseAlone) {
 }
 
 TEST_F(ImageCreateCommand, NamesWhatItDoesNotDoYet) {
-  for (const char* option : {"encryption=on", "encrypt.format=luks", "data_file=x", "preallocation=full",
+  for (const char* option : {"data_file=x", "preallocation=full",
                              "preallocation=falloc", "nocow=on"}) {
     const ProcessResult result = varve(words(fmt::format("image create -q -f qcow2 -o {} disk 1M", option)));
     EXPECT_EQ(result.exit_code, 1) << option;
