@@ -88,12 +88,13 @@ ImageExit run(Output& output, const SnapshotRequest& request) {
   const bool writes = request.action != Action::kList && request.action != Action::kNone;
   if (writes && request.share) return cannot_open("force-share=on can only be used with read-only images");
   image::OpenFailure failure;
-  Result<image::OpenImage> opened = image::open_image(request.path,
-                                                      {.format = format,
-                                                       .use = writes ? image::Use::kWriteMetadata : image::Use::kInspect,
-                                                       .share_with_writers = request.share,
-                                                       .open_backing = false},
-                                                      &failure);
+  Result<image::OpenImage> opened =
+      image::open_image(request.path,
+                        {.format = format,
+                         .use = writes ? image::Use::kWriteMetadata : image::Use::kInspect,
+                         .share_with_writers = request.share,
+                         .open_backing = false},
+                        &failure);
   if (!opened) return cannot_open(qemu_open_reason(failure), &opened.error());
 
   qcow2::Image* image = opened->qcow2();
