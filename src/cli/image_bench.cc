@@ -24,7 +24,7 @@ constexpr unsigned kThreadsPerProcessor = 4;
 
 struct BenchRequest {
   std::string path;
-  std::optional<std::string> format;
+  SourceArguments source;
   uint64_t count = 75000;
   uint64_t depth = 64;
   uint64_t offset = 0;
@@ -35,8 +35,6 @@ struct BenchRequest {
   std::string cache = "writeback";
   bool native = false;
   bool drain = true;
-  bool image_opts = false;
-  bool share = false;
   bool write = false;
 };
 
@@ -121,11 +119,9 @@ ImageExit bench(Output& output, const BenchRequest& request) {
                                              "cache.direct=on, which was not specified.",
                                              request.path));
   }
-  const auto image = open_source(output, request.path, request.image_opts, request.format,
-                                 {.format = std::nullopt,
-                                  .use = request.write ? image::Use::kWrite : image::Use::kRead,
-                                  .share_with_writers = request.share});
-  if (!image) return {1};
+  const Result<image::OpenImage> image =
+      open_source(request.path, request.source, {.use = request.write ? image::Use::kWrite : image::Use::kRead});
+  if (!image) return image_failure(output, image.error());
   const Result<uint64_t> size = image->device()->size();
   if (!size) return image_failure(output, errno_text(size.error()), &size.error());
   output.print(
@@ -195,7 +191,7 @@ bool take_number(Output& output, int id, const std::string& value, BenchRequest&
 }  // namespace
 
 ImageExit image_bench(const ImageCall& call) {
-  const ParsedImageArguments parsed = parse_image_arguments(call, "hc:d:f:ni:o:qs:S:t:wU",
+  ParsedImageArguments parsed = parse_image_arguments(call, "hc:d:f:ni:o:qs:S:t:wU",
                                                             {{"help", false, 'h'},
                                                              {"flush-interval", true, kFlushInterval},
                                                              {"pattern", true, kPattern},
@@ -204,13 +200,9 @@ ImageExit image_bench(const ImageCall& call) {
                                                              {"force-share", false, 'U'}});
   if (parsed.failed) return *parsed.failed;
   BenchRequest request;
+  if (const auto ended = take_source_arguments(call, parsed, request.source)) return *ended;
   for (const auto& [id, value] : parsed.options) {
     switch (id) {
-      case 'h':
-        return image_help(call.output);
-      case 'f':
-        request.format = value;
-        break;
       case 'n':
         request.native = true;
         break;
@@ -227,14 +219,8 @@ ImageExit image_bench(const ImageCall& call) {
       case 'w':
         request.write = true;
         break;
-      case 'U':
-        request.share = true;
-        break;
       case kNoDrain:
         request.drain = false;
-        break;
-      case kOptionImageOpts:
-        request.image_opts = true;
         break;
       default:
         if (!take_number(call.output, id, value, request)) return {1};

@@ -6,6 +6,7 @@
 
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
+#include "cli/image_source.h"
 #include "image/open.h"
 
 namespace varve::cli {
@@ -24,9 +25,9 @@ struct BitmapStep {
 struct BitmapRequest {
   std::vector<BitmapStep> steps;
   std::optional<uint64_t> granularity;
-  std::optional<std::string> format;
-  std::optional<std::string> source_path;
-  std::optional<std::string> source_format;
+  SourceArguments source;
+  std::optional<std::string> merge_path;    // -b
+  std::optional<std::string> merge_format;  // -F
   std::string path;
   std::string bitmap;
 };
@@ -122,29 +123,12 @@ Result<void> apply(const BitmapStep& step, const BitmapRequest& request, const q
   return {};
 }
 
-Result<image::OpenImage> open(const std::string& path, const std::optional<image::Format>& format, image::Use use,
-                              std::string& reason) {
-  image::OpenFailure failure;
-  auto opened = image::open_image(path, {.format = format, .use = use, .open_backing = false}, &failure);
-  if (!opened) reason = qemu_open_reason(failure);
-  return opened;
-}
-
 ImageExit run(Output& output, const BitmapRequest& request) {
   const auto cannot_open = [&](const std::string& path, const std::string& reason, const Error* error) {
     return image_failure(output, fmt::format("Could not open '{}': {}", path, reason), error);
   };
-  const auto known = [&](const std::optional<std::string>& name) {
-    return !name || image::format_of_name(*name).has_value();
-  };
-  const auto format_of = [](const std::optional<std::string>& name) {
-    return name ? image::format_of_name(*name) : std::nullopt;
-  };
-  if (!known(request.format))
-    return cannot_open(request.path, fmt::format("Unknown driver '{}'", *request.format), nullptr);
-  std::string reason;
-  auto opened = open(request.path, format_of(request.format), image::Use::kWriteMetadata, reason);
-  if (!opened) return cannot_open(request.path, reason, &opened.error());
+  const auto opened = open_source(request.path, request.source, {.use = image::Use::kWriteMetadata, .open_backing = false});
+  if (!opened) return image_failure(output, opened.error());
   const auto failed = [&](const BitmapStep& step, const Error& error) {
     return image_failure(
         output,
@@ -154,16 +138,15 @@ ImageExit run(Output& output, const BitmapRequest& request) {
 
   MergeSource source;
   std::optional<image::OpenImage> source_image;
-  if (request.source_path) {
-    if (!known(request.source_format))
-      return cannot_open(*request.source_path, fmt::format("Unknown driver '{}'", *request.source_format), nullptr);
-    auto other = open(*request.source_path, format_of(request.source_format), image::Use::kInspect, reason);
-    if (!other) return cannot_open(*request.source_path, reason, &other.error());
+  if (request.merge_path) {
+    auto other = open_source(*request.merge_path, {.format = request.merge_format},
+                             {.use = image::Use::kInspect, .open_backing = false});
+    if (!other) return image_failure(output, other.error());
     source_image = std::move(*other);
     source.other.emplace();
     if (source_image->qcow2() != nullptr) {
       auto theirs = source_image->qcow2()->bitmaps();
-      if (!theirs) return cannot_open(*request.source_path, theirs.error().message, &theirs.error());
+      if (!theirs) return cannot_open(*request.merge_path, theirs.error().message, &theirs.error());
       source.other = std::move(*theirs);
       source.disk_size = source_image->qcow2()->header().size;
     }
@@ -190,7 +173,7 @@ ImageExit run(Output& output, const BitmapRequest& request) {
 
 ImageExit image_bitmap(const ImageCall& call) {
   enum : int { kAdd = 512, kRemove, kClear, kEnable, kDisable, kMerge };
-  const ParsedImageArguments parsed = parse_image_arguments(call, "b:f:F:g:hU",
+  ParsedImageArguments parsed = parse_image_arguments(call, "b:f:F:g:hU",
                                                             {{"help", false, 'h'},
                                                              {"object", true, kOptionObject},
                                                              {"image-opts", false, kOptionImageOpts},
@@ -206,20 +189,17 @@ ImageExit image_bitmap(const ImageCall& call) {
                                                              {"force-share", false, 'U'}});
   if (parsed.failed) return *parsed.failed;
   BitmapRequest request;
+  if (const auto ended = take_source_arguments(call, parsed, request.source)) return *ended;
+  request.source.share = false;  // qemu-img takes -U, and takes the locks of a writer all the same
   bool adds = false;
   bool merges = false;
   for (const auto& [id, value] : parsed.options) {
     switch (id) {
-      case 'h':
-        return image_help(call.output);
       case 'b':
-        request.source_path = value;
-        break;
-      case 'f':
-        request.format = value;
+        request.merge_path = value;
         break;
       case 'F':
-        request.source_format = value;
+        request.merge_format = value;
         break;
       case 'g': {
         request.granularity = size_argument(call.output, "granularity", value);
@@ -235,23 +215,17 @@ ImageExit image_bitmap(const ImageCall& call) {
       case kDisable:
         request.steps.push_back({static_cast<BitmapAction>(id - kAdd), {}});
         break;
-      case kMerge:
+      default:
         merges = true;
         request.steps.push_back({BitmapAction::kMerge, value});
-        break;
-      case 'U':
-        break;
-      default:
-        return image_failure(call.output, fmt::format("{} is not supported by this version of Varve",
-                                                      id == kOptionObject ? "--object" : "--image-opts"));
     }
   }
   if (parsed.operands.size() != 2) return image_failure(call.output, "Expecting filename and bitmap name");
   if (request.steps.empty())
     return image_failure(call.output, "Need at least one of --add, --remove, --clear, --enable, --disable, or --merge");
   if (request.granularity && !adds) return image_failure(call.output, "granularity only supported with --add");
-  if (request.source_format && !request.source_path) return image_failure(call.output, "-F only supported with -b");
-  if (request.source_path && !merges)
+  if (request.merge_format && !request.merge_path) return image_failure(call.output, "-F only supported with -b");
+  if (request.merge_path && !merges)
     return image_failure(call.output, "Merge bitmap source file only supported with --merge");
   request.path = parsed.operands[0];
   request.bitmap = parsed.operands[1];

@@ -126,7 +126,7 @@ Result<OpenCheck> open_file(const CheckArguments& arguments) {
   open.file =
       TRY(FileDevice::open(arguments.path, writes ? Access::kReadWrite : Access::kReadOnly, LockRequest::none()));
   if (arguments.format) {
-    open.is_qcow2 = *arguments.format == "qcow2";
+    open.is_qcow2 = *arguments.format == image::Format::kQcow2;
   } else {
     open.is_qcow2 = TRY(image::probe_format(*open.file)) == image::Format::kQcow2;
   }
@@ -153,9 +153,6 @@ ImageExit run(Output& output, const CheckArguments& arguments, bool json) {
   const auto cannot_open = [&](const std::string& reason, const Error* error = nullptr) {
     return image_failure(output, fmt::format("Could not open '{}': {}", arguments.path, reason), error);
   };
-  if (arguments.format && !image::format_of_name(*arguments.format)) {
-    return cannot_open(fmt::format("Unknown driver '{}'", *arguments.format));
-  }
   if (arguments.share && arguments.repair != check::Repair::kNone) {
     return cannot_open("force-share=on can only be used with read-only images");
   }

@@ -6,46 +6,13 @@
 #include <array>
 #include <string_view>
 
-#include "cli/image_command.h"
+#include "cli/image_source.h"
 
 namespace varve::cli {
 
-namespace {
-
-// "driver=qcow2,file.filename=NAME": a comma in a value is written twice. What a check does not need (a secret, a
-// cache size) is left aside.
-bool take_image_options(CheckArguments& arguments, const std::string& list) {
-  std::vector<std::string> items(1);
-  for (size_t i = 0; i < list.size(); ++i) {
-    if (list[i] != ',') {
-      items.back() += list[i];
-    } else if (i + 1 < list.size() && list[i + 1] == ',') {
-      items.back() += list[i++];
-    } else {
-      items.emplace_back();
-    }
-  }
-  arguments.path.clear();
-  for (const std::string& item : items) {
-    const size_t equals = item.find('=');
-    const std::string key = item.substr(0, equals);
-    const std::string value = equals == std::string::npos ? "on" : item.substr(equals + 1);
-    if (key == "driver") {
-      arguments.format = value;
-    } else if (key == "file.filename" || key == "filename") {
-      arguments.path = value;
-    } else if (key == "force-share") {
-      arguments.share = value == "on";
-    }
-  }
-  return !arguments.path.empty();
-}
-
-}  // namespace
-
 ParsedCheck parse_check_arguments(const ImageCall& call) {
   Output& output = call.output;
-  const ParsedImageArguments parsed = parse_image_arguments(call, "hf:r:T:qpU",
+  ParsedImageArguments parsed = parse_image_arguments(call, "hf:r:T:qpU",
                                                             {{"help", false, 'h'},
                                                              {"format", true, 'f'},
                                                              {"repair", true, 'r'},
@@ -62,15 +29,13 @@ ParsedCheck parse_check_arguments(const ImageCall& call) {
   CheckArguments& arguments = result.arguments;
   std::optional<std::string> format;
   std::string cache = "writeback";
-  bool image_options = false;
+  SourceArguments source;
+  if (const auto ended = take_source_arguments(call, parsed, source)) {
+    result.ended = ended;
+    return result;
+  }
   for (const auto& [id, value] : parsed.options) {
     switch (id) {
-      case 'h':
-        result.ended = image_help(output);
-        return result;
-      case 'f':
-        arguments.format = value;
-        break;
       case 'r':
         if (value != "leaks" && value != "all") {
           result.ended =
@@ -89,17 +54,11 @@ ParsedCheck parse_check_arguments(const ImageCall& call) {
         arguments.quiet = true;
         arguments.progress = false;
         break;
-      case 'U':
-        arguments.share = true;
-        break;
       case kOptionDeep:
         arguments.deep = true;
         break;
-      case kOptionImageOpts:
-        image_options = true;
-        break;
       default:
-        break;  // -p: the bar is there wherever there is a terminal; --object: no secret is needed to check
+        break;  // -p: the bar is there wherever there is a terminal
     }
   }
   if (parsed.operands.size() != 1) {
@@ -120,17 +79,12 @@ ParsedCheck parse_check_arguments(const ImageCall& call) {
   if (std::ranges::find(kCacheModes, cache) == kCacheModes.end()) {
     return fail("Invalid source cache option: " + cache);
   }
-  arguments.path = parsed.operands[0];
-  if (image_options) {
-    const std::optional<std::string> given = arguments.format;
-    if (given) return fail("--image-opts and --format are mutually exclusive");
-    if (!take_image_options(arguments, parsed.operands[0])) {
-      return fail(
-          fmt::format("Could not open '{}': A block device must be specified for \"file\"", parsed.operands[0]));
-    }
-  } else if (arguments.path.starts_with("file:")) {
-    arguments.path = arguments.path.substr(5);
-  }
+  const Result<ImageSource> found = find_source(parsed.operands[0], source);
+  if (!found) return fail(found.error().message);
+  arguments.path = found->path;
+  arguments.format = found->format;
+  arguments.share = source.share;
+  if (arguments.path.starts_with("file:")) arguments.path = arguments.path.substr(5);
   return result;
 }
 

@@ -6,12 +6,13 @@
 
 #include "check/tally.h"
 #include "cli/image_arguments.h"
+#include "image/format.h"
 
 namespace varve::cli {
 
 struct CheckArguments {
   std::string path;
-  std::optional<std::string> format;
+  std::optional<image::Format> format;
   check::Repair repair = check::Repair::kNone;
   bool json = false;
   bool quiet = false;

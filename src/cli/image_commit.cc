@@ -8,6 +8,7 @@
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
 #include "cli/image_progress.h"
+#include "cli/image_source.h"
 #include "cli/interrupt.h"
 #include "image/backing_name.h"
 #include "image/commit.h"
@@ -19,7 +20,7 @@ namespace {
 
 struct CommitRequest {
   std::string path;
-  std::optional<std::string> format;
+  SourceArguments source;
   std::optional<std::string> base;
   std::string cache = "writeback";
   uint64_t bytes_per_second = 0;
@@ -33,18 +34,8 @@ Error invalid(std::string message) {
 }
 
 Result<image::OpenImage> open_chain(const CommitRequest& request, std::optional<size_t> base) {
-  std::optional<image::Format> format;
-  if (request.format && !(format = image::format_of_name(*request.format))) {
-    return invalid(fmt::format("Could not open '{}': Unknown driver '{}'", request.path, *request.format));
-  }
-  image::OpenFailure failure;
-  Result<image::OpenImage> opened = image::open_image(
-      request.path, {.format = format, .use = base ? image::Use::kWrite : image::Use::kInspect, .writable_layer = base},
-      &failure);
-  if (!opened) {
-    opened.error().message = fmt::format("Could not open '{}': {}", request.path, qemu_open_reason(failure));
-  }
-  return opened;
+  return open_source(request.path, request.source,
+                     {.use = base ? image::Use::kWrite : image::Use::kInspect, .writable_layer = base});
 }
 
 // Which layer -b means.
@@ -95,20 +86,16 @@ Result<void> commit(const CommitRequest& request, ImageProgress& progress) {
 }  // namespace
 
 ImageExit image_commit(const ImageCall& call) {
-  const ParsedImageArguments parsed = parse_image_arguments(call, "f:ht:b:dpqr:",
+  ParsedImageArguments parsed = parse_image_arguments(call, "f:ht:b:dpqr:",
                                                             {{"help", false, 'h'},
                                                              {"object", true, kOptionObject},
                                                              {"image-opts", false, kOptionImageOpts},
                                                              {"rate-limit", true, 'r'}});
   if (parsed.failed) return *parsed.failed;
   CommitRequest request;
+  if (const auto ended = take_source_arguments(call, parsed, request.source)) return *ended;
   for (const auto& [id, value] : parsed.options) {
     switch (id) {
-      case 'h':
-        return image_help(call.output);
-      case 'f':
-        request.format = value;
-        break;
       case 't':
         request.cache = value;
         break;
@@ -125,16 +112,11 @@ ImageExit image_commit(const ImageCall& call) {
       case 'q':
         request.quiet = true;
         break;
-      case 'r': {
+      default: {
         const std::optional<uint64_t> rate = size_argument(call.output, "rate limit", value);
         if (!rate) return {1};
         request.bytes_per_second = *rate;
-        break;
       }
-      case kOptionObject:
-        return image_failure(call.output, "--object is not supported by this version of Varve");
-      default:
-        return image_failure(call.output, "--image-opts is not supported by this version of Varve");
     }
   }
   if (parsed.operands.size() != 1) return usage_failure(call.output, "Expecting one image file name");

@@ -16,20 +16,20 @@ namespace {
 
 struct CompareRequest {
   std::string paths[2];
-  std::optional<std::string> formats[2];
-  bool image_opts = false;
+  SourceArguments source;  // of the first
+  std::optional<std::string> second_format;
   bool strict = false;
   bool progress = false;
   bool quiet = false;
-  bool share = false;
 };
 
 ImageExit compare(Output& output, const CompareRequest& request) {
   std::vector<image::OpenImage> images;
   for (size_t i = 0; i < 2; ++i) {
-    auto opened = open_source(output, request.paths[i], request.image_opts, request.formats[i],
-                              {.format = std::nullopt, .use = image::Use::kRead, .share_with_writers = request.share});
-    if (!opened) return {2};
+    SourceArguments source = request.source;
+    if (i == 1) source.format = request.second_format;
+    Result<image::OpenImage> opened = open_source(request.paths[i], source, {.use = image::Use::kRead});
+    if (!opened) return {image_failure(output, opened.error()).code + 1};
     images.push_back(std::move(*opened));
   }
   const auto say = [&](const std::string& text) {
@@ -75,24 +75,19 @@ ImageExit compare(Output& output, const CompareRequest& request) {
 }  // namespace
 
 ImageExit image_compare(const ImageCall& call) {
-  const ParsedImageArguments parsed = parse_image_arguments(call, "hf:F:T:pqsU",
+  ParsedImageArguments parsed = parse_image_arguments(call, "hf:F:T:pqsU",
                                                             {{"help", false, 'h'},
                                                              {"object", true, kOptionObject},
                                                              {"image-opts", false, kOptionImageOpts},
                                                              {"force-share", false, 'U'}});
   if (parsed.failed) return *parsed.failed;
   CompareRequest request;
-  ImageObjects objects;
+  if (const auto ended = take_source_arguments(call, parsed, request.source)) return {ended->code * 2};
   std::string cache = "writeback";
   for (const auto& [id, value] : parsed.options) {
     switch (id) {
-      case 'h':
-        return image_help(call.output);
-      case 'f':
-        request.formats[0] = value;
-        break;
       case 'F':
-        request.formats[1] = value;
+        request.second_format = value;
         break;
       case 'T':
         cache = value;
@@ -103,18 +98,8 @@ ImageExit image_compare(const ImageCall& call) {
       case 'q':
         request.quiet = true;
         break;
-      case 's':
-        request.strict = true;
-        break;
-      case 'U':
-        request.share = true;
-        break;
-      case kOptionObject:
-        if (Result<void> added = objects.add(value); !added)
-          return {image_failure(call.output, added.error().message).code + 1};
-        break;
       default:
-        request.image_opts = true;
+        request.strict = true;
     }
   }
   if (parsed.operands.size() != 2) return usage_failure(call.output, "Expecting two image file names");

@@ -7,14 +7,15 @@
 
 #include "cli/image_command.h"
 #include "cli/image_convert_arguments.h"
+#include "cli/image_convert_bitmaps.h"
 #include "cli/image_encryption.h"
 #include "cli/image_errors.h"
 #include "cli/image_options.h"
 #include "cli/image_progress.h"
 #include "cli/interrupt.h"
+#include "cli/new_image.h"
 #include "image/backing_name.h"
 #include "image/convert.h"
-#include "image/create.h"
 #include "image/offload.h"
 #include "image/open.h"
 
@@ -56,21 +57,8 @@ Result<void> select_snapshot(Source& source, const SnapshotSelector& selector) {
 
 Result<std::vector<Source>> open_sources(const ConvertRequest& request) {
   std::vector<Source> sources;
-  for (const std::string& path : request.sources) {
-    const ImageSource named = TRY(find_source(path, request.image_opts, request.format));
-    image::OpenOptions how{.format = named.format, .use = image::Use::kRead, .share_with_writers = request.share};
-    if (Result<void> applied = apply_encryption(named, request.objects, how); !applied) {
-      return make_error(ErrorKind::kInvalidArgument,
-                        fmt::format("Could not open '{}': {}", path, applied.error().message));
-    }
-    image::OpenFailure failure;
-    Result<image::OpenImage> opened = image::open_image(named.path, how, &failure);
-    if (!opened) {
-      Error error = std::move(opened).error();
-      error.message = fmt::format("Could not open '{}': {}", path, qemu_open_reason(failure));
-      return error;
-    }
-    sources.push_back({.image = std::move(*opened)});
+  for (const std::string& word : request.sources) {
+    sources.push_back({.image = TRY(open_source(word, request.source, {.use = image::Use::kRead}))});
     for (const auto& device : sources.back().image.devices()) sources.back().disk.layers.push_back(device.get());
   }
   if (request.snapshot) {
@@ -83,30 +71,29 @@ Result<std::vector<Source>> open_sources(const ConvertRequest& request) {
   return sources;
 }
 
+Error cannot_compress() {
+  return make_error(ErrorKind::kInvalidArgument, "Compression not supported for this file format");
+}
+
 // -o, -B and -F together; -o size is of no effect, as with qemu-img.
 Result<ImageOptions> target_options(const ConvertRequest& request, image::Format format, uint64_t size) {
+  const char* format_name = name_of(format);
   ImageOptions options(format);
   if (request.options) TRY(options.parse(*request.options));
   TRY(options.set("size", fmt::format("{}", size)));
   if (request.backing_file) {
     if (!options.knows("backing_file")) {
       return make_error(ErrorKind::kInvalidArgument,
-                        fmt::format("Backing file not supported for file format '{}'", request.target_format));
+                        fmt::format("Backing file not supported for file format '{}'", format_name));
     }
     TRY(options.set("backing_file", *request.backing_file));
   }
   if (request.backing_format) {
     if (!options.knows("backing_fmt")) {
       return make_error(ErrorKind::kInvalidArgument,
-                        fmt::format("Backing file format not supported for file format '{}'", request.target_format));
+                        fmt::format("Backing file format not supported for file format '{}'", format_name));
     }
     TRY(options.set("backing_fmt", *request.backing_format));
-  }
-  if (request.compress && (options.flag("encryption") || options.text("encrypt.format"))) {
-    return make_error(ErrorKind::kInvalidArgument, "Compression and encryption not supported at the same time");
-  }
-  if (request.compress && options.text("preallocation").value_or("off") != "off") {
-    return make_error(ErrorKind::kInvalidArgument, "Compression and preallocation not supported at the same time");
   }
   if (options.text("backing_file")) {
     if (request.sources.size() > 1) {
@@ -117,38 +104,58 @@ Result<ImageOptions> target_options(const ConvertRequest& request, image::Format
       return make_error(ErrorKind::kInvalidArgument, "Use of backing file requires explicit backing format");
     }
   }
+  if (!request.compress) return options;
+  if (format == image::Format::kRaw) return cannot_compress();
+  if (options.flag("encryption") || options.text("encrypt.format"))
+    return make_error(ErrorKind::kInvalidArgument, "Compression and encryption not supported at the same time");
+  if (options.text("preallocation").value_or("off") != "off")
+    return make_error(ErrorKind::kInvalidArgument, "Compression and preallocation not supported at the same time");
   return options;
 }
 
-// `encryption` becomes what the new image is opened with.
-Result<void> create_target(const ConvertRequest& request, const ImageOptions& options, image::Encryption& encryption) {
-  const auto create = [&]() -> Result<void> {
-    TRY(refuse_unsupported(options));
-    if (options.format() == image::Format::kRaw) {
-      TRY(check_raw_options(options));
-      return image::create_raw(request.target, *options.number("size"));
-    }
-    qcow2::CreateOptions new_image = TRY(qcow2_create_options(options));
-    TRY(add_encryption(options, request.objects, new_image));
-    encryption.passphrase = new_image.passphrase;
-    return image::create_qcow2(request.target, new_image);
-  };
-  Result<void> created = create();
-  if (created) return created;
-  created.error().message = fmt::format("{}: error while converting {}: {}", request.target, request.target_format,
-                                        qemu_reason(created.error(), request.target, "create"));
-  return created;
+// What is known of the target before it is opened.
+struct NewTarget {
+  bool has_backing = false;
+  std::shared_ptr<const crypto::SecretBytes> passphrase = nullptr;  // of an encrypted one
+  bool shows_noise = false;  // preallocated, and encrypted: holes of the file are no zeroes of the disk
+};
+
+Result<image::OpenImage> open_target(const ConvertRequest& request, const NewTarget& made) {
+  SourceArguments arguments{.format = request.target_format, .image_opts = request.target_image_opts};
+  arguments.objects = request.source.objects;
+  if (!made.passphrase) return open_source(request.target, arguments, {.use = image::Use::kWrite});
+  image::OpenFailure failure;
+  Result<image::OpenImage> opened = image::open_image(request.target,
+                                                      {.format = image::Format::kQcow2,
+                                                       .use = image::Use::kWrite,
+                                                       .encryption = {.passphrase = made.passphrase}},
+                                                      &failure);
+  if (!opened)
+    opened.error().message = fmt::format("Could not open '{}': {}", request.target, qemu_open_reason(failure));
+  return opened;
 }
 
-Result<image::OpenImage> open_target(const ConvertRequest& request, image::Format format,
-                                     const image::Encryption& encryption) {
-  image::OpenFailure failure;
-  Result<image::OpenImage> opened = image::open_image(
-      request.target, {.format = format, .use = image::Use::kWrite, .encryption = encryption}, &failure);
-  if (!opened) {
-    opened.error().message = fmt::format("Could not open '{}': {}", request.target, qemu_open_reason(failure));
+Result<NewTarget> make_target(Output& output, const ConvertRequest& request, uint64_t size) {
+  const std::optional<image::Format> format = image::format_of_name(*request.target_format);
+  if (!format) {
+    return make_error(ErrorKind::kInvalidArgument, fmt::format("Unknown file format '{}'", *request.target_format));
   }
-  return opened;
+  if (const auto protocol = image::protocol_of(request.target); protocol && *protocol != "file") {
+    return make_error(ErrorKind::kInvalidArgument, fmt::format("Unknown protocol '{}'", *protocol));
+  }
+  const ImageOptions options = TRY(target_options(request, *format, size));
+  Result<void> created = create_image(output, request.target, options, request.source.objects);
+  if (!created) {
+    created.error().message = fmt::format("{}: error while converting {}: {}", request.target, name_of(options.format()),
+                                          created.error().message);
+    return created.error();
+  }
+  NewTarget made{.has_backing = options.text("backing_file").has_value()};
+  if (const auto encryption = TRY(encryption_options(options))) {
+    made.passphrase = TRY(passphrase_of(*encryption, request.source.objects));
+    made.shows_noise = options.text("preallocation").value_or("off") != "off";
+  }
+  return made;
 }
 
 // Errors of the copy say "error while writing at byte 5: …"; the reason is the system's where it gave one.
@@ -183,36 +190,32 @@ Result<void> run(Output& output, const ConvertRequest& request) {
     disks.push_back(source.disk);
     size += source.disk.size;
   }
-  const std::optional<image::Format> format = image::format_of_name(request.target_format);
-  if (!format) {
-    return make_error(ErrorKind::kInvalidArgument, fmt::format("Unknown file format '{}'", request.target_format));
+  std::vector<qcow2::DirtyBitmap> bitmaps;
+  if (request.bitmaps) {
+    if (sources.size() > 1)
+      return make_error(ErrorKind::kInvalidArgument, "Copying bitmaps only possible with single source");
+    bitmaps = TRY(bitmaps_to_copy(sources.front().image, request.skip_broken_bitmaps));
   }
-  if (const auto protocol = image::protocol_of(request.target); protocol && *protocol != "file") {
-    return make_error(ErrorKind::kInvalidArgument, fmt::format("Unknown protocol '{}'", *protocol));
+  NewTarget made{.has_backing = request.backing_file.has_value()};
+  if (!request.skip_create) made = TRY(make_target(output, request, size));
+  const bool has_backing = made.has_backing;
+  const image::OpenImage target = TRY(open_target(request, made));
+  if (request.bitmaps && (target.qcow2() == nullptr || target.qcow2()->header().version < 3)) {
+    return make_error(ErrorKind::kInvalidArgument,
+                      fmt::format("Format driver '{}' does not support bitmaps", name_of(target.format())));
   }
-  bool has_backing = request.backing_file.has_value();
-  image::Encryption encryption;
-  bool shows_noise = false;  // preallocated, and encrypted: holes of the file are no zeroes of the disk
-  if (!request.skip_create) {
-    const ImageOptions options = TRY(target_options(request, *format, size));
-    has_backing = options.text("backing_file").has_value();
-    shows_noise = options.text("encrypt.format") && options.text("preallocation").value_or("off") != "off";
-    TRY(create_target(request, options, encryption));
-  }
-  if (request.compress && *format == image::Format::kRaw) {
-    return make_error(ErrorKind::kInvalidArgument, "Compression not supported for this file format");
-  }
-  const image::OpenImage target = TRY(open_target(request, *format, encryption));
+  if (request.compress && target.qcow2() == nullptr) return cannot_compress();
   if (TRY(target.device()->size()) < size) {
     return make_error(ErrorKind::kInvalidArgument, "output file is smaller than input file");
   }
   const bool is_new = !request.skip_create && !target.file().is_block_device();
   image::ConvertOptions options;
   options.sparse_size = request.sparse_size;
-  options.target_is_zero = !has_backing && ((is_new && !shows_noise) || request.target_is_zero);
+  if (!has_backing && ((is_new && !made.shows_noise) || request.target_is_zero)) options.target_zero_from = 0;
+  if (has_backing && is_new && !made.shows_noise) options.target_zero_from = TRY(target.devices().at(1)->size());
   options.only_top_layer = has_backing;
   if (request.compress) options.compress_into = target.qcow2();
-  options.in_order = !request.compress && *format == image::Format::kQcow2;
+  options.in_order = !request.compress && target.qcow2() != nullptr;
   options.bytes_per_second = request.bytes_per_second;
   if (request.progress) options.progress = [&](uint64_t done, uint64_t total) { progress.update(done, total); };
   if (request.salvage) {
@@ -235,6 +238,7 @@ Result<void> run(Output& output, const ConvertRequest& request) {
   }
   if (copied) copied = target.device()->flush();
   if (!copied) return copy_error(std::move(copied).error(), request.target);
+  if (request.bitmaps) TRY(copy_bitmaps(output, bitmaps, size, target));
   progress.finish();
   return {};
 }

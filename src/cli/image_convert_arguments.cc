@@ -63,7 +63,7 @@ class Parser {
   explicit Parser(const ImageCall& call) : output_(call.output) {}
 
   ConvertArguments parse(const ImageCall& call) {
-    const ParsedImageArguments parsed = parse_image_arguments(call, "hf:O:B:CcF:o:l:S:pt:T:qnm:WUr:",
+    ParsedImageArguments parsed = parse_image_arguments(call, "hf:O:B:CcF:o:l:S:pt:T:qnm:WUr:",
                                                               {{"help", false, 'h'},
                                                                {"source-image-opts", false, kOptionImageOpts},
                                                                {"object", true, kOptionObject},
@@ -76,6 +76,7 @@ class Parser {
                                                                {"rate-limit", true, 'r'},
                                                                {"skip-broken-bitmaps", false, kOptionSkipBroken}});
     if (parsed.failed) return finish(*parsed.failed);
+    if (const auto ended = take_source_arguments(call, parsed, request_.source)) return finish(*ended);
     for (const ParsedImageOption& option : parsed.options) {
       if (const std::optional<ImageExit> exit = take(option)) return finish(*exit);
     }
@@ -85,18 +86,10 @@ class Parser {
  private:
   static ConvertArguments finish(ImageExit exit) { return {{}, exit}; }
   ImageExit fail(const std::string& message) { return image_failure(output_, message); }
-  ImageExit unsupported(const std::string& option) {
-    return fail(fmt::format("{} is not supported by this version of Varve", option));
-  }
 
   std::optional<ImageExit> take(const ParsedImageOption& option) {
     const std::string& value = option.value;
     switch (option.id) {
-      case 'h':
-        return image_help(output_);
-      case 'f':
-        request_.format = value;
-        break;
       case 'O':
         request_.target_format = value;
         break;
@@ -124,9 +117,6 @@ class Parser {
         break;
       case 'n':
         request_.skip_create = true;
-        break;
-      case 'U':
-        request_.share = true;
         break;
       case 'C':
         request_.offload = true;
@@ -156,19 +146,17 @@ class Parser {
         request_.bytes_per_second = *rate;
         break;
       }
-      case kOptionObject:
-        if (Result<void> added = request_.objects.add(value); !added) return fail(added.error().message);
-        break;
-      case kOptionImageOpts:
-        request_.image_opts = true;
-        break;
       case kOptionTargetImageOpts:
-        return unsupported("--target-image-opts");
+        request_.target_image_opts = true;
+        break;
       case kOptionSalvage:
         request_.salvage = true;
         break;
+      case kOptionBitmaps:
+        request_.bitmaps = true;
+        break;
       default:
-        return unsupported("--bitmaps");
+        request_.skip_broken_bitmaps = true;
     }
     return std::nullopt;
   }
@@ -188,18 +176,23 @@ class Parser {
   }
 
   ConvertArguments complete(const std::vector<std::string>& operands) {
+    if (request_.skip_broken_bitmaps && !request_.bitmaps)
+      return finish(fail("Use of --skip-broken-bitmaps requires --bitmaps"));
     if (request_.offload && request_.compress) return finish(fail("Cannot enable copy offloading when -c is used"));
-    if (request_.offload && request_.salvage) return finish(fail("Cannot use copy offloading in salvaging mode"));
     if (request_.offload && request_.sparse_given) return finish(fail("Cannot enable copy offloading when -S is used"));
-    if (request_.target_is_zero && !request_.skip_create) {
-      return finish(fail("--target-is-zero requires use of -n flag"));
-    }
+    if (request_.offload && request_.salvage) return finish(fail("Cannot use copy offloading in salvaging mode"));
+    if (request_.target_image_opts && !request_.skip_create)
+      return finish(fail("--target-image-opts requires use of -n flag"));
     if (request_.skip_create && request_.options) {
       return finish(fail("-o has no effect when skipping image creation"));
     }
+    if (request_.target_is_zero && !request_.skip_create) {
+      return finish(fail("--target-is-zero requires use of -n flag"));
+    }
+    if (!request_.target_format && !request_.target_image_opts) request_.target_format = "raw";
     if (request_.options && asks_for_help(*request_.options)) {
-      const std::optional<image::Format> format = image::format_of_name(request_.target_format);
-      if (!format) return finish(fail(fmt::format("Unknown file format '{}'", request_.target_format)));
+      const std::optional<image::Format> format = image::format_of_name(*request_.target_format);
+      if (!format) return finish(fail(fmt::format("Unknown file format '{}'", *request_.target_format)));
       output_.print(option_help(*format, operands.size() > 1));
       return finish({0});
     }

@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "cli/image_arguments.h"
 #include "cli/image_source.h"
 
 namespace varve::cli {
@@ -19,11 +18,10 @@ struct SnapshotSelector {
 
 struct ConvertRequest {
   std::vector<std::string> sources;
-  bool image_opts = false;
-  ImageObjects objects;
   std::string target;
-  std::optional<std::string> format;   // -f
-  std::string target_format = "raw";   // -O
+  SourceArguments source;
+  std::optional<std::string> target_format;  // -O; raw if it is not given
+  bool target_image_opts = false;
   std::optional<std::string> options;  // -o
   std::optional<std::string> backing_file;
   std::optional<std::string> backing_format;
@@ -40,7 +38,8 @@ struct ConvertRequest {
   bool salvage = false;
   bool progress = false;
   bool quiet = false;
-  bool share = false;
+  bool bitmaps = false;
+  bool skip_broken_bitmaps = false;
 };
 
 struct ConvertArguments {

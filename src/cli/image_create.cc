@@ -2,12 +2,11 @@
 #include <fmt/format.h>
 
 #include "cli/image_command.h"
-#include "cli/image_encryption.h"
 #include "cli/image_errors.h"
 #include "cli/image_options.h"
 #include "cli/image_source.h"
+#include "cli/new_image.h"
 #include "image/backing_name.h"
-#include "image/create.h"
 #include "image/open.h"
 
 namespace varve::cli {
@@ -93,17 +92,6 @@ Result<void> complete(const CreateRequest& request, ImageOptions& options) {
   return {};
 }
 
-Result<void> write_image(const CreateRequest& request, const ImageOptions& options) {
-  TRY(refuse_unsupported(options));
-  if (options.format() == image::Format::kRaw) {
-    TRY(check_raw_options(options));
-    return image::create_raw(request.path, *options.number("size"));
-  }
-  qcow2::CreateOptions create = TRY(qcow2_create_options(options));
-  TRY(add_encryption(options, request.objects, create));
-  return image::create_qcow2(request.path, create);
-}
-
 ImageExit create(Output& output, const CreateRequest& request) {
   const std::optional<image::Format> format = image::format_of_name(request.format);
   if (!format) return image_failure(output, fmt::format("{}: Unknown file format '{}'", request.path, request.format));
@@ -119,12 +107,9 @@ ImageExit create(Output& output, const CreateRequest& request) {
   if (!request.quiet) {
     output.print(fmt::format("Formatting '{}', fmt={} {}\n", request.path, request.format, options.formatted()));
   }
-  Result<void> written = write_image(request, options);
-  if (!written) {
-    return image_failure(output,
-                         fmt::format("{}: {}", request.path, qemu_reason(written.error(), request.path, "create")),
-                         &written.error());
-  }
+  Result<void> created = create_image(output, request.path, options, request.objects);
+  if (!created)
+    return image_failure(output, fmt::format("{}: {}", request.path, created.error().message), &created.error());
   return {0};
 }
 
@@ -159,8 +144,7 @@ ImageExit image_create(const ImageCall& call) {
         request.unsafe = true;
         break;
       default:
-        if (Result<void> added = request.objects.add(value); !added)
-          return image_failure(call.output, added.error().message, &added.error());
+        if (Result<void> added = request.objects.add(value); !added) return image_failure(call.output, added.error());
     }
   }
   if (request.options && asks_for_help(*request.options)) {

@@ -6,10 +6,9 @@
 
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
-#include "cli/image_options.h"
 #include "cli/image_source.h"
+#include "cli/new_image.h"
 #include "image/backing_name.h"
-#include "image/create.h"
 
 namespace varve::cli {
 
@@ -20,20 +19,17 @@ constexpr uint64_t kBuffer = uint64_t{1} << 20;
 struct DdRequest {
   std::optional<std::string> input;
   std::optional<std::string> target;
-  std::optional<std::string> format;
+  SourceArguments source;
   std::string target_format = "raw";
   uint64_t block_size = 512;
   std::optional<uint64_t> count;
   uint64_t skip = 0;
-  bool image_opts = false;
-  bool share = false;
 };
 
-Result<void> create_target(const DdRequest& request, image::Format format, uint64_t size) {
-  if (format == image::Format::kRaw) return image::create_raw(*request.target, size);
+Result<void> create_target(Output& output, const DdRequest& request, image::Format format, uint64_t size) {
   ImageOptions options(format);
   TRY(options.set("size", fmt::format("{}", size)));
-  return image::create_qcow2(*request.target, TRY(qcow2_create_options(options)));
+  return create_image(output, *request.target, options, {});
 }
 
 ImageExit copy(Output& output, BlockDevice& source, BlockDevice& target, uint64_t from, uint64_t end) {
@@ -58,10 +54,8 @@ ImageExit copy(Output& output, BlockDevice& source, BlockDevice& target, uint64_
 }
 
 ImageExit dd(Output& output, const DdRequest& request) {
-  const auto source =
-      open_source(output, *request.input, request.image_opts, request.format,
-                  {.format = std::nullopt, .use = image::Use::kRead, .share_with_writers = request.share});
-  if (!source) return {1};
+  const Result<image::OpenImage> source = open_source(*request.input, request.source, {.use = image::Use::kRead});
+  if (!source) return image_failure(output, source.error());
   const std::optional<image::Format> format = image::format_of_name(request.target_format);
   if (!format) return image_failure(output, "Unknown file format");
   if (const auto protocol = image::protocol_of(*request.target); protocol && *protocol != "file")
@@ -73,15 +67,14 @@ ImageExit dd(Output& output, const DdRequest& request) {
     end = std::min(end, *request.count * request.block_size);
   const bool behind = request.skip > INT64_MAX / request.block_size || request.skip * request.block_size > end;
   const uint64_t from = behind ? end : request.skip * request.block_size;
-  if (Result<void> created = create_target(request, *format, end - from); !created) {
-    return image_failure(output,
-                         fmt::format("{}: error while creating output image: {}", *request.target,
-                                     qemu_reason(created.error(), *request.target, "create")),
-                         &created.error());
+  if (Result<void> created = create_target(output, request, *format, end - from); !created) {
+    return image_failure(
+        output, fmt::format("{}: error while creating output image: {}", *request.target, created.error().message),
+        &created.error());
   }
-  const auto target = open_source(output, *request.target, false, request.target_format,
-                                  {.format = std::nullopt, .use = image::Use::kWrite});
-  if (!target) return {1};
+  const Result<image::OpenImage> target =
+      open_source(*request.target, {.format = request.target_format}, {.use = image::Use::kWrite});
+  if (!target) return image_failure(output, target.error());
   if (behind) output.error(fmt::format("{}: cannot skip to specified offset", *request.input));
   return copy(output, *source->device(), *target->device(), from, end);
 }
@@ -120,34 +113,15 @@ bool take_operand(Output& output, const std::string& operand, DdRequest& request
 }  // namespace
 
 ImageExit image_dd(const ImageCall& call) {
-  const ParsedImageArguments parsed = parse_image_arguments(call, "f:O:hU",
+  ParsedImageArguments parsed = parse_image_arguments(call, "f:O:hU",
                                                             {{"help", false, 'h'},
                                                              {"object", true, kOptionObject},
                                                              {"image-opts", false, kOptionImageOpts},
                                                              {"force-share", false, 'U'}});
   if (parsed.failed) return *parsed.failed;
   DdRequest request;
-  ImageObjects objects;
-  for (const auto& [id, value] : parsed.options) {
-    switch (id) {
-      case 'h':
-        return image_help(call.output);
-      case 'f':
-        request.format = value;
-        break;
-      case 'O':
-        request.target_format = value;
-        break;
-      case 'U':
-        request.share = true;
-        break;
-      case kOptionObject:
-        if (Result<void> added = objects.add(value); !added) return image_failure(call.output, added.error().message);
-        break;
-      default:
-        request.image_opts = true;
-    }
-  }
+  if (const auto ended = take_source_arguments(call, parsed, request.source)) return *ended;
+  for (const auto& [id, value] : parsed.options) request.target_format = value;  // -O
   for (const std::string& operand : parsed.operands)
     if (!take_operand(call.output, operand, request)) return {1};
   if (!request.input || !request.target) return image_failure(call.output, "Must specify both input and output files");

@@ -64,4 +64,8 @@ ImageExit image_failure(Output& output, const std::string& text, const Error* er
   return {1};
 }
 
+ImageExit image_failure(Output& output, const Error& error) {
+  return image_failure(output, error.message, &error);
+}
+
 }  // namespace varve::cli

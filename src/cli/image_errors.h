@@ -22,5 +22,6 @@ std::string qemu_open_reason(const image::OpenFailure& failure);
 
 // Prints "PROGRAM: TEXT" and, where the command is called `varve`, the notes of `error`. Exit code 1.
 struct ImageExit image_failure(Output& output, const std::string& text, const Error* error = nullptr);
+struct ImageExit image_failure(Output& output, const Error& error);  // its message as it is
 
 }  // namespace varve::cli

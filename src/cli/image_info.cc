@@ -9,6 +9,7 @@
 #include "cli/image_command.h"
 #include "cli/image_description.h"
 #include "cli/image_errors.h"
+#include "cli/image_source.h"
 #include "cli/qemu_json.h"
 #include "image/open.h"
 
@@ -18,10 +19,9 @@ namespace {
 
 struct InfoRequest {
   std::string path;
-  std::optional<std::string> format;
+  SourceArguments source;
   bool json = false;
   bool chain = false;
-  bool share = false;
 };
 
 bool has_untrusted_bitmaps(const image::OpenImage& image) {
@@ -33,22 +33,15 @@ bool has_untrusted_bitmaps(const image::OpenImage& image) {
 
 // Prints why, and returns nothing, where one of the images can't be opened.
 std::optional<std::vector<image::OpenImage>> open_all(Output& output, const InfoRequest& request) {
-  std::optional<image::Format> format;
-  if (request.format && !(format = image::format_of_name(*request.format))) {
-    image_failure(output, fmt::format("Could not open '{}': Unknown driver '{}'", request.path, *request.format));
-    return std::nullopt;
-  }
   std::vector<image::OpenImage> images;
   std::vector<std::pair<dev_t, ino_t>> seen;
   std::string path = request.path;
+  SourceArguments source = request.source;
   for (;;) {
-    image::OpenFailure failure;
-    Result<image::OpenImage> opened = image::open_image(
-        path,
-        {.format = format, .use = image::Use::kInspect, .share_with_writers = request.share, .open_backing = false},
-        &failure);
+    Result<image::OpenImage> opened =
+        open_source(path, source, {.use = image::Use::kInspect, .open_backing = false});
     if (!opened) {
-      image_failure(output, fmt::format("Could not open '{}': {}", path, qemu_open_reason(failure)), &opened.error());
+      image_failure(output, opened.error());
       return std::nullopt;
     }
     struct stat st = {};
@@ -73,13 +66,14 @@ std::optional<std::vector<image::OpenImage>> open_all(Output& output, const Info
                                         image::kMaxChainDepth));
       return std::nullopt;
     }
-    Result<image::Layer> below = image::declared_backing(path, image.qcow2()->header());
+    Result<image::Layer> below = image::declared_backing(image.path(), image.qcow2()->header());
     if (!below) {
       image_failure(output, below.error().message, &below.error());
       return std::nullopt;
     }
     path = below->path;
-    format = below->format;
+    source.format = name_of(below->format);
+    source.image_opts = false;
   }
 }
 
@@ -113,7 +107,7 @@ ImageExit print_info(Output& output, const InfoRequest& request) {
 }  // namespace
 
 ImageExit image_info(const ImageCall& call) {
-  const ParsedImageArguments parsed = parse_image_arguments(call, "hf:U",
+  ParsedImageArguments parsed = parse_image_arguments(call, "hf:U",
                                                             {{"help", false, 'h'},
                                                              {"format", true, 'f'},
                                                              {"output", true, kOptionOutput},
@@ -123,26 +117,15 @@ ImageExit image_info(const ImageCall& call) {
                                                              {"force-share", false, 'U'}});
   if (parsed.failed) return *parsed.failed;
   InfoRequest request;
+  if (const auto ended = take_source_arguments(call, parsed, request.source)) return *ended;
   std::string output_format = call.json ? "json" : "human";
   for (const auto& [id, value] : parsed.options) {
     switch (id) {
-      case 'h':
-        return image_help(call.output);
-      case 'f':
-        request.format = value;
-        break;
-      case 'U':
-        request.share = true;
-        break;
       case kOptionOutput:
         output_format = value;
         break;
-      case kOptionBackingChain:
-        request.chain = true;
-        break;
       default:
-        return image_failure(call.output, fmt::format("{} is not supported by this version of Varve",
-                                                      id == kOptionObject ? "--object" : "--image-opts"));
+        request.chain = true;
     }
   }
   if (parsed.operands.size() != 1) return usage_failure(call.output, "Expecting one image file name");

@@ -15,10 +15,8 @@ constexpr uint64_t kWindow = uint64_t{1} << 32;
 
 struct MapRequest {
   std::string path;
-  std::optional<std::string> format;
-  bool image_opts = false;
+  SourceArguments source;
   bool json = false;
-  bool share = false;
   uint64_t start = 0;
   std::optional<uint64_t> max_length;
 };
@@ -96,10 +94,8 @@ class MapPrinter {
 };
 
 ImageExit map(Output& output, const MapRequest& request) {
-  const auto image =
-      open_source(output, request.path, request.image_opts, request.format,
-                  {.format = std::nullopt, .use = image::Use::kRead, .share_with_writers = request.share});
-  if (!image) return {1};
+  const Result<image::OpenImage> image = open_source(request.path, request.source, {.use = image::Use::kRead});
+  if (!image) return image_failure(output, image.error());
   const auto unreadable = [&](const Error& error) {
     return image_failure(output, fmt::format("Could not read file metadata: {}", errno_text(error)), &error);
   };
@@ -131,7 +127,7 @@ ImageExit map(Output& output, const MapRequest& request) {
 }  // namespace
 
 ImageExit image_map(const ImageCall& call) {
-  const ParsedImageArguments parsed = parse_image_arguments(call, "f:s:l:hU",
+  ParsedImageArguments parsed = parse_image_arguments(call, "f:s:l:hU",
                                                             {{"help", false, 'h'},
                                                              {"format", true, 'f'},
                                                              {"output", true, kOptionOutput},
@@ -142,36 +138,21 @@ ImageExit image_map(const ImageCall& call) {
                                                              {"max-length", true, 'l'}});
   if (parsed.failed) return *parsed.failed;
   MapRequest request;
-  ImageObjects objects;
+  if (const auto ended = take_source_arguments(call, parsed, request.source)) return *ended;
   std::string output_format = call.json ? "json" : "human";
   for (const auto& [id, value] : parsed.options) {
     switch (id) {
-      case 'h':
-        return image_help(call.output);
-      case 'f':
-        request.format = value;
-        break;
-      case 'U':
-        request.share = true;
-        break;
       case kOptionOutput:
         output_format = value;
         break;
-      case 's':
-      case 'l': {
+      default: {
         const auto number = size_argument(call.output, id == 's' ? "start offset" : "max length", value);
         if (!number) return {1};
         if (id == 's')
           request.start = *number;
         else
           request.max_length = *number;
-        break;
       }
-      case kOptionObject:
-        if (Result<void> added = objects.add(value); !added) return image_failure(call.output, added.error().message);
-        break;
-      default:
-        request.image_opts = true;
     }
   }
   if (parsed.operands.size() != 1) return usage_failure(call.output, "Expecting one image file name");

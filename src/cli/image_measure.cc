@@ -18,14 +18,12 @@ namespace {
 
 struct MeasureRequest {
   std::optional<std::string> path;
-  std::optional<std::string> format;
+  SourceArguments source;
   std::string target_format = "raw";
   std::optional<std::string> options;   // -o
   std::optional<std::string> snapshot;  // -l
   std::optional<uint64_t> size;
-  bool image_opts = false;
   bool json = false;
-  bool share = false;
 };
 
 Error invalid(std::string message) {
@@ -112,14 +110,13 @@ ImageExit print(Output& output, const image::Measurement& m, bool json) {
   return {0};
 }
 
-ImageExit measure(Output& output, const MeasureRequest& request, const ImageObjects& objects) {
+ImageExit measure(Output& output, const MeasureRequest& request) {
   std::optional<image::OpenImage> image;
   std::optional<size_t> snapshot;
   if (request.path) {
-    image =
-        open_source(output, *request.path, request.image_opts, request.format,
-                    {.format = std::nullopt, .use = image::Use::kRead, .share_with_writers = request.share}, objects);
-    if (!image) return {1};
+    Result<image::OpenImage> opened = open_source(*request.path, request.source, {.use = image::Use::kRead});
+    if (!opened) return image_failure(output, opened.error());
+    image = std::move(*opened);
     if (request.snapshot) {
       const Result<size_t> found = find_snapshot(*image, *request.snapshot);
       if (!found) return image_failure(output, found.error().message, &found.error());
@@ -135,7 +132,7 @@ ImageExit measure(Output& output, const MeasureRequest& request, const ImageObje
       return image_failure(output, fmt::format("Invalid options for file format '{}'", request.target_format));
     }
   }
-  const Result<image::MeasureTarget> target = find_target(options, objects);
+  const Result<image::MeasureTarget> target = find_target(options, request.source.objects);
   if (!target) return image_failure(output, target.error().message);
   const Result<image::Measurement> measured =
       image ? image::measure_image(*image, snapshot, *target) : image::measure_size(*request.size, *target);
@@ -147,7 +144,7 @@ ImageExit measure(Output& output, const MeasureRequest& request, const ImageObje
 
 ImageExit image_measure(const ImageCall& call) {
   constexpr int kSize = 1000;
-  const ParsedImageArguments parsed = parse_image_arguments(call, "hf:l:o:O:U",
+  ParsedImageArguments parsed = parse_image_arguments(call, "hf:l:o:O:U",
                                                             {{"help", false, 'h'},
                                                              {"image-opts", false, kOptionImageOpts},
                                                              {"object", true, kOptionObject},
@@ -156,15 +153,10 @@ ImageExit image_measure(const ImageCall& call) {
                                                              {"force-share", false, 'U'}});
   if (parsed.failed) return *parsed.failed;
   MeasureRequest request;
-  ImageObjects objects;
+  if (const auto ended = take_source_arguments(call, parsed, request.source)) return *ended;
   request.json = call.json;
   for (const auto& [id, value] : parsed.options) {
     switch (id) {
-      case 'h':
-        return image_help(call.output);
-      case 'f':
-        request.format = value;
-        break;
       case 'l':
         request.snapshot = value;
         break;
@@ -174,15 +166,6 @@ ImageExit image_measure(const ImageCall& call) {
         break;
       case 'O':
         request.target_format = value;
-        break;
-      case 'U':
-        request.share = true;
-        break;
-      case kOptionObject:
-        if (Result<void> added = objects.add(value); !added) return image_failure(call.output, added.error().message);
-        break;
-      case kOptionImageOpts:
-        request.image_opts = true;
         break;
       case kOptionOutput:
         if (value != "json" && value != "human")
@@ -196,13 +179,13 @@ ImageExit image_measure(const ImageCall& call) {
   }
   if (parsed.operands.size() > 1) return image_failure(call.output, "At most one filename argument is allowed.");
   if (!parsed.operands.empty()) request.path = parsed.operands[0];
-  if (!request.path && (request.image_opts || request.format || request.snapshot))
+  if (!request.path && (request.source.image_opts || request.source.format || request.snapshot))
     return image_failure(call.output, "--image-opts, -f, and -l require a filename argument.");
   if (!request.path && !request.size)
     return image_failure(call.output, "Either --size N or one filename must be specified.");
   if (request.path && request.size)
     return image_failure(call.output, "--size N cannot be used together with a filename.");
-  return measure(call.output, request, objects);
+  return measure(call.output, request);
 }
 
 }  // namespace varve::cli

@@ -24,43 +24,50 @@ struct ImageOptionDescription {
   Type type;
   const char* initial;  // null: not printed unless given
   bool of_file;         // offered by the file system rather than by the format
-  const char* help;     // null: known, and refused (refuse_unsupported)
+  const char* help;     // as qemu-img has it
 };
 
 namespace {
 
+constexpr const char* kExtentSizeHelp = "Extent size hint for the image file, 0 to disable";
+constexpr const char* kNocowHelp = "Turn off copy-on-write (valid only on btrfs)";
+
 // In the order in which QEMU prints them.
 constexpr ImageOptionDescription kQcow2Options[] = {
-    {"encryption", Type::kFlag, nullptr, false, nullptr},
-    {"encrypt.format", Type::kText, nullptr, false, nullptr},
-    {"encrypt.key-secret", Type::kText, nullptr, false, nullptr},
-    {"encrypt.cipher-alg", Type::kText, nullptr, false, nullptr},
-    {"encrypt.cipher-mode", Type::kText, nullptr, false, nullptr},
-    {"encrypt.ivgen-alg", Type::kText, nullptr, false, nullptr},
-    {"encrypt.ivgen-hash-alg", Type::kText, nullptr, false, nullptr},
-    {"encrypt.hash-alg", Type::kText, nullptr, false, nullptr},
-    {"encrypt.iter-time", Type::kNumber, nullptr, false, nullptr},
-    {"cluster_size", Type::kSize, "65536", false, "Bytes per cluster, a power of two from 512 to 2M"},
-    {"extended_l2", Type::kFlag, "off", false, "Allocate by 1/32 of a cluster (clusters of 16k or more)"},
-    {"preallocation", Type::kText, nullptr, false, "What to allocate at once: off, metadata"},
-    {"compression_type", Type::kText, "zlib", false, "How compressed clusters are packed: zlib, zstd"},
-    {"size", Type::kSize, nullptr, false, "Size of the disk"},
-    {"compat", Type::kText, nullptr, false, "Version of the format: 0.10 (v2) or 1.1 (v3)"},
-    {"backing_file", Type::kText, nullptr, false, "The image that shows through"},
-    {"backing_fmt", Type::kText, nullptr, false, "Its format"},
-    {"data_file", Type::kText, nullptr, false, nullptr},
-    {"data_file_raw", Type::kFlag, nullptr, false, nullptr},
-    {"lazy_refcounts", Type::kFlag, "off", false, "Let refcounts on disk lag behind"},
-    {"refcount_bits", Type::kNumber, "16", false, "Bits per reference count, a power of two up to 64"},
-    {"nocow", Type::kFlag, nullptr, true, nullptr},
-    {"extent_size_hint", Type::kSize, nullptr, true, nullptr},
+    {"encryption", Type::kFlag, nullptr, false,
+     "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)"},
+    {"encrypt.format", Type::kText, nullptr, false, "Encrypt the image, format choices: 'aes', 'luks'"},
+    {"encrypt.key-secret", Type::kText, nullptr, false, "ID of secret providing qcow AES key or LUKS passphrase"},
+    {"encrypt.cipher-alg", Type::kText, nullptr, false, "Name of encryption cipher algorithm"},
+    {"encrypt.cipher-mode", Type::kText, nullptr, false, "Name of encryption cipher mode"},
+    {"encrypt.ivgen-alg", Type::kText, nullptr, false, "Name of IV generator algorithm"},
+    {"encrypt.ivgen-hash-alg", Type::kText, nullptr, false, "Name of IV generator hash algorithm"},
+    {"encrypt.hash-alg", Type::kText, nullptr, false, "Name of encryption hash algorithm"},
+    {"encrypt.iter-time", Type::kNumber, nullptr, false, "Time to spend in PBKDF in milliseconds"},
+    {"cluster_size", Type::kSize, "65536", false, "qcow2 cluster size"},
+    {"extended_l2", Type::kFlag, "off", false, "Extended L2 tables"},
+    {"preallocation", Type::kText, nullptr, false,
+     "Preallocation mode (allowed values: off, metadata, falloc, full)"},
+    {"compression_type", Type::kText, "zlib", false, "Compression method used for image cluster compression"},
+    {"size", Type::kSize, nullptr, false, "Virtual disk size"},
+    {"compat", Type::kText, nullptr, false, "Compatibility level (v2 [0.10] or v3 [1.1])"},
+    {"backing_file", Type::kText, nullptr, false, "File name of a base image"},
+    {"backing_fmt", Type::kText, nullptr, false, "Image format of the base image"},
+    {"data_file", Type::kText, nullptr, false, "File name of an external data file"},
+    {"data_file_raw", Type::kFlag, nullptr, false, "The external data file must stay valid as a raw image"},
+    {"lazy_refcounts", Type::kFlag, "off", false, "Postpone refcount updates"},
+    {"refcount_bits", Type::kNumber, "16", false, "Width of a reference count entry in bits"},
+    {"nocow", Type::kFlag, nullptr, true, kNocowHelp},
+    {"extent_size_hint", Type::kSize, nullptr, true, kExtentSizeHelp},
 };
 constexpr ImageOptionDescription kRawOptions[] = {
-    {"size", Type::kSize, nullptr, false, "Size of the disk"},
-    {"nocow", Type::kFlag, nullptr, true, nullptr},
-    {"preallocation", Type::kText, nullptr, true, "What to allocate at once: off"},
-    {"extent_size_hint", Type::kSize, nullptr, true, nullptr},
+    {"size", Type::kSize, nullptr, false, "Virtual disk size"},
+    {"nocow", Type::kFlag, nullptr, true, kNocowHelp},
+    {"preallocation", Type::kText, nullptr, true, "Preallocation mode (allowed values: off, falloc, full)"},
+    {"extent_size_hint", Type::kSize, nullptr, true, kExtentSizeHelp},
 };
+// Known, and refused.
+constexpr const char* kNotYet[] = {"data_file", "data_file_raw"};
 
 std::span<const ImageOptionDescription> options_of(image::Format format) {
   if (format == image::Format::kRaw) return kRawOptions;
@@ -153,7 +160,7 @@ bool asks_for_help(const std::string& list) {
 std::string option_help(image::Format format, bool with_file) {
   std::vector<ImageOptionDescription> listed;
   for (const ImageOptionDescription& option : options_of(format)) {
-    if (option.help != nullptr && (with_file || !option.of_file)) listed.push_back(option);
+    if (with_file || !option.of_file) listed.push_back(option);
   }
   std::ranges::sort(listed, [](const auto& a, const auto& b) { return std::string_view(a.name) < b.name; });
   std::string text = with_file ? "Supported options:\n" : fmt::format("Supported {} options:\n", name_of(format));
@@ -165,7 +172,8 @@ std::string option_help(image::Format format, bool with_file) {
     text += fmt::format("  {:<22} - {}\n", fmt::format("{}=<{}>", option.name, type), option.help);
   }
   if (!with_file) {
-    text += "\nThe file system may offer further options.\nName the target's file to see those, too.\n";
+    text +=
+        "\nThe protocol level may support further options.\nSpecify the target filename to include those options.\n";
   }
   return text;
 }
@@ -248,24 +256,18 @@ std::string ImageOptions::formatted() const {
 }
 
 Result<void> refuse_unsupported(const ImageOptions& options) {
-  for (const ImageOptionDescription& option : options_of(options.format())) {
-    const bool is_encryption = std::string_view(option.name).starts_with("encrypt");  // image_encryption.h
-    if (option.help == nullptr && !is_encryption && options.text(option.name)) {
+  for (const char* name : kNotYet) {
+    if (options.text(name)) {
       return make_error(ErrorKind::kUnsupported,
-                        fmt::format("The option '{}' is not supported by this version of Varve", option.name));
+                        fmt::format("The option '{}' is not supported by this version of Varve", name));
     }
-  }
-  const std::string preallocation = options.text("preallocation").value_or("off");
-  if (preallocation == "falloc" || preallocation == "full") {
-    return make_error(ErrorKind::kUnsupported,
-                      fmt::format("preallocation={} is not supported by this version of Varve", preallocation));
   }
   return {};
 }
 
 Result<void> check_raw_options(const ImageOptions& options) {
   const std::string preallocation = options.text("preallocation").value_or("off");
-  if (preallocation == "off") return {};
+  if (preallocation == "off" || preallocation == "falloc" || preallocation == "full") return {};
   if (preallocation == "metadata") return invalid("Unsupported preallocation mode: metadata");
   return invalid(fmt::format("invalid parameter value: {}", preallocation));
 }
@@ -294,8 +296,9 @@ Result<qcow2::CreateOptions> qcow2_create_options(const ImageOptions& options) {
     return not_accepted("backing-fmt", *result.backing_format);
   }
   const std::string preallocation = options.text("preallocation").value_or("off");
-  if (preallocation != "off" && preallocation != "metadata") return not_accepted("preallocation", preallocation);
-  result.preallocate_metadata = preallocation == "metadata";
+  if (preallocation != "off" && preallocation != "metadata" && preallocation != "falloc" && preallocation != "full")
+    return not_accepted("preallocation", preallocation);
+  result.preallocate_metadata = preallocation != "off";
   const std::string compression = options.text("compression_type").value_or("zlib");
   if (compression != "zlib" && compression != "zstd") return not_accepted("compression-type", compression);
   if (compression == "zstd") result.compression_type = qcow2::CompressionType::kZstd;

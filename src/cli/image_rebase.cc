@@ -7,6 +7,7 @@
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
 #include "cli/image_progress.h"
+#include "cli/image_source.h"
 #include "cli/interrupt.h"
 #include "image/backing_name.h"
 #include "image/open.h"
@@ -18,7 +19,7 @@ namespace {
 
 struct RebaseRequest {
   std::string path;
-  std::optional<std::string> format;
+  SourceArguments source;
   std::optional<std::string> backing_file;
   std::optional<std::string> backing_format;
   std::string cache = "writeback";
@@ -33,23 +34,15 @@ Error invalid(std::string message) {
 }
 
 Result<image::OpenImage> open_overlay(const RebaseRequest& request) {
-  std::optional<image::Format> format;
-  if (request.format && !(format = image::format_of_name(*request.format))) {
-    return invalid(fmt::format("Could not open '{}': Unknown driver '{}'", request.path, *request.format));
-  }
-  image::OpenFailure failure;
-  Result<image::OpenImage> opened = image::open_image(
-      request.path, {.format = format, .use = image::Use::kWrite, .open_backing = !request.unsafe}, &failure);
-  if (!opened) {
-    opened.error().message = fmt::format("Could not open '{}': {}", request.path, qemu_open_reason(failure));
-  }
-  return opened;
+  SourceArguments source = request.source;
+  source.share = false;  // qemu-img takes -U, and takes the locks of a writer all the same
+  return open_source(request.path, source, {.use = image::Use::kWrite, .open_backing = !request.unsafe});
 }
 
 // The new chain, for reading. Its format is what -F says; probed where it says nothing, as to compare is not to trust:
 // such a name is refused before it is written.
-Result<image::OpenImage> open_new_backing(const RebaseRequest& request) {
-  const std::string path = image::resolve_backing_name(request.path, *request.backing_file);
+Result<image::OpenImage> open_new_backing(const RebaseRequest& request, const std::string& overlay) {
+  const std::string path = image::resolve_backing_name(overlay, *request.backing_file);
   std::optional<image::Format> format;
   if (request.backing_format) format = image::format_of_name(*request.backing_format);
   image::OpenFailure failure;
@@ -63,16 +56,16 @@ Result<image::OpenImage> open_new_backing(const RebaseRequest& request) {
 
 Result<void> copy_what_differs(const RebaseRequest& request, const image::OpenImage& overlay, ImageProgress& progress) {
   std::optional<image::OpenImage> backing;
-  if (!request.backing_file->empty()) backing = TRY(open_new_backing(request));
+  if (!request.backing_file->empty()) backing = TRY(open_new_backing(request, overlay.path()));
   const std::vector<image::ChainLayer> old_chain = image::chain_layers(overlay, 1);
   const std::vector<image::ChainLayer> new_chain =
       backing ? image::chain_layers(*backing) : std::vector<image::ChainLayer>{};
   if (backing && !request.backing_format) return {};  // refused below, and nothing may be changed before
+  if (overlay.qcow2() == nullptr) return {};  // has nothing that shows through
   image::RebaseOptions options;
-  if (overlay.qcow2() != nullptr) options.unit = overlay.qcow2()->header().subcluster_size();
   options.progress = [&](uint64_t done, uint64_t total) { progress.update(done, total); };
   options.interrupted = interrupted;
-  Result<void> copied = image::copy_for_rebase(*overlay.device(), old_chain, new_chain, options);
+  Result<void> copied = image::copy_for_rebase(*overlay.qcow2(), old_chain, new_chain, options);
   if (copied) copied = overlay.device()->flush();  // the copy | the name that makes it necessary
   if (copied) return {};
   if (copied.error().kind == ErrorKind::kInterrupted) {
@@ -121,20 +114,16 @@ Result<void> run(Output& output, const RebaseRequest& request) {
 }  // namespace
 
 ImageExit image_rebase(const ImageCall& call) {
-  const ParsedImageArguments parsed = parse_image_arguments(call, "hf:F:b:upt:T:qU",
+  ParsedImageArguments parsed = parse_image_arguments(call, "hf:F:b:upt:T:qU",
                                                             {{"help", false, 'h'},
                                                              {"object", true, kOptionObject},
                                                              {"image-opts", false, kOptionImageOpts},
                                                              {"force-share", false, 'U'}});
   if (parsed.failed) return *parsed.failed;
   RebaseRequest request;
+  if (const auto ended = take_source_arguments(call, parsed, request.source)) return *ended;
   for (const auto& [id, value] : parsed.options) {
     switch (id) {
-      case 'h':
-        return image_help(call.output);
-      case 'f':
-        request.format = value;
-        break;
       case 'F':
         request.backing_format = value;
         break;
@@ -153,15 +142,8 @@ ImageExit image_rebase(const ImageCall& call) {
       case 'T':
         request.source_cache = value;
         break;
-      case 'q':
-        request.quiet = true;
-        break;
-      case 'U':
-        break;  // qemu-img takes it, and takes the locks of a writer all the same
-      case kOptionObject:
-        return image_failure(call.output, "--object is not supported by this version of Varve");
       default:
-        return image_failure(call.output, "--image-opts is not supported by this version of Varve");
+        request.quiet = true;
     }
   }
   if (parsed.operands.size() != 1) return usage_failure(call.output, "Expecting one image file name");

@@ -14,9 +14,8 @@ namespace {
 struct ResizeRequest {
   std::string path;
   std::string size;  // "+N", "-N", "N"
-  std::optional<std::string> format;
+  SourceArguments source;
   image::NewSpace new_space = image::NewSpace::kSparse;
-  bool image_opts = false;
   bool shrink = false;
   bool quiet = false;
 };
@@ -37,9 +36,8 @@ ImageExit resize(Output& output, const ResizeRequest& request) {
     return image_failure(output, read.error().message);
   const uint64_t number = *parser.number("size");
 
-  const auto image = open_source(output, request.path, request.image_opts, request.format,
-                                 {.format = std::nullopt, .use = image::Use::kWrite});
-  if (!image) return {1};
+  const Result<image::OpenImage> image = open_source(request.path, request.source, {.use = image::Use::kWrite});
+  if (!image) return image_failure(output, image.error());
   const Result<uint64_t> present = image->device()->size();
   if (!present) {
     return image_failure(output, "Failed to inquire current image length: " + errno_text(present.error()),
@@ -75,29 +73,18 @@ ImageExit image_resize(const ImageCall& call) {
     request.size = rest.arguments.back();
     rest.arguments.pop_back();
   }
-  const ParsedImageArguments parsed = parse_image_arguments(rest, "f:hq",
+  ParsedImageArguments parsed = parse_image_arguments(rest, "f:hq",
                                                             {{"help", false, 'h'},
                                                              {"object", true, kOptionObject},
                                                              {"image-opts", false, kOptionImageOpts},
                                                              {"preallocation", true, kPreallocation},
                                                              {"shrink", false, kShrink}});
   if (parsed.failed) return *parsed.failed;
-  ImageObjects objects;
+  if (const auto ended = take_source_arguments(call, parsed, request.source)) return *ended;
   for (const auto& [id, value] : parsed.options) {
     switch (id) {
-      case 'h':
-        return image_help(call.output);
-      case 'f':
-        request.format = value;
-        break;
       case 'q':
         request.quiet = true;
-        break;
-      case kOptionObject:
-        if (Result<void> added = objects.add(value); !added) return image_failure(call.output, added.error().message);
-        break;
-      case kOptionImageOpts:
-        request.image_opts = true;
         break;
       case kPreallocation: {
         const auto wanted = new_space_of(value);

@@ -6,6 +6,7 @@
 
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
+#include "cli/image_source.h"
 #include "cli/snapshot_table_text.h"
 #include "image/open.h"
 #include "qcow2/snapshot_transaction.h"
@@ -22,8 +23,7 @@ struct SnapshotRequest {
   Action action = Action::kNone;
   std::string name;
   std::string path;
-  std::optional<std::string> format;
-  bool share = false;
+  SourceArguments source;
 };
 
 // Why `doing` a snapshot of a raw image does not work, in QEMU's words.
@@ -78,24 +78,11 @@ std::string reason_of(const Error& error, Action action) {
 }
 
 ImageExit run(Output& output, const SnapshotRequest& request) {
-  const auto cannot_open = [&](const std::string& reason, const Error* error = nullptr) {
-    return image_failure(output, fmt::format("Could not open '{}': {}", request.path, reason), error);
-  };
-  std::optional<image::Format> format;
-  if (request.format && !(format = image::format_of_name(*request.format))) {
-    return cannot_open(fmt::format("Unknown driver '{}'", *request.format));
-  }
   const bool writes = request.action != Action::kList && request.action != Action::kNone;
-  if (writes && request.share) return cannot_open("force-share=on can only be used with read-only images");
-  image::OpenFailure failure;
-  Result<image::OpenImage> opened =
-      image::open_image(request.path,
-                        {.format = format,
-                         .use = writes ? image::Use::kWriteMetadata : image::Use::kInspect,
-                         .share_with_writers = request.share,
-                         .open_backing = false},
-                        &failure);
-  if (!opened) return cannot_open(qemu_open_reason(failure), &opened.error());
+  const Result<image::OpenImage> opened =
+      open_source(request.path, request.source,
+                  {.use = writes ? image::Use::kWriteMetadata : image::Use::kInspect, .open_backing = false});
+  if (!opened) return image_failure(output, opened.error());
 
   qcow2::Image* image = opened->qcow2();
   Result<void> done;
@@ -128,7 +115,7 @@ ImageExit run(Output& output, const SnapshotRequest& request) {
 }  // namespace
 
 ImageExit image_snapshot(const ImageCall& call) {
-  const ParsedImageArguments parsed = parse_image_arguments(call, "la:c:d:f:hqU",
+  ParsedImageArguments parsed = parse_image_arguments(call, "la:c:d:f:hqU",
                                                             {{"help", false, 'h'},
                                                              {"format", true, 'f'},
                                                              {"object", true, kOptionObject},
@@ -136,10 +123,9 @@ ImageExit image_snapshot(const ImageCall& call) {
                                                              {"force-share", false, 'U'}});
   if (parsed.failed) return *parsed.failed;
   SnapshotRequest request;
+  if (const auto ended = take_source_arguments(call, parsed, request.source)) return *ended;
   for (const auto& [id, value] : parsed.options) {
     switch (id) {
-      case 'h':
-        return image_help(call.output);
       case 'l':
       case 'a':
       case 'c':
@@ -148,17 +134,8 @@ ImageExit image_snapshot(const ImageCall& call) {
         request.action = static_cast<Action>(id);
         request.name = value.substr(0, id == 'c' ? kMaxNameBytes : std::string::npos);
         break;
-      case 'f':
-        request.format = value;
-        break;
-      case 'q':
-        break;  // there is nothing to be quiet about
-      case 'U':
-        request.share = true;
-        break;
       default:
-        return image_failure(call.output, fmt::format("{} is not supported by this version of Varve",
-                                                      id == kOptionObject ? "--object" : "--image-opts"));
+        break;  // -q: there is nothing to be quiet about
     }
   }
   if (parsed.operands.size() != 1) return usage_failure(call.output, "Expecting one image file name");

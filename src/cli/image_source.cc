@@ -11,7 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
-#include "cli/image_arguments.h"
+#include "cli/image_command.h"
 #include "cli/image_errors.h"
 #include "cli/secret_text.h"
 
@@ -244,49 +244,65 @@ Result<void> apply_encryption(const ImageSource& source, const ImageObjects& obj
   return {};
 }
 
-Result<ImageSource> find_source(const std::string& word, bool image_opts, const std::optional<std::string>& format) {
+std::optional<ImageExit> take_source_arguments(const ImageCall& call, ParsedImageArguments& parsed,
+                                               SourceArguments& source) {
+  std::vector<ParsedImageOption> others;
+  for (ParsedImageOption& option : parsed.options) {
+    switch (option.id) {
+      case 'h':
+        return image_help(call.output);
+      case 'f':
+        source.format = option.value;
+        break;
+      case 'U':
+        source.share = true;
+        break;
+      case kOptionImageOpts:
+        source.image_opts = true;
+        break;
+      case kOptionObject:
+        if (Result<void> added = source.objects.add(option.value); !added)
+          return image_failure(call.output, added.error());
+        break;
+      default:
+        others.push_back(std::move(option));
+    }
+  }
+  parsed.options = std::move(others);
+  return std::nullopt;
+}
+
+Result<ImageSource> find_source(const std::string& word, const SourceArguments& arguments) {
   ImageSource source;
   source.name = source.path = word;
-  if (image_opts && format) return invalid("--image-opts and --format are mutually exclusive");
+  if (arguments.image_opts && arguments.format) return invalid("--image-opts and --format are mutually exclusive");
   const auto cannot = [&](const Error& error) {
     return invalid(fmt::format("Could not open '{}': {}", word, error.message));
   };
-  if (format && !(source.format = image::format_of_name(*format)))
-    return invalid(fmt::format("Could not open '{}': Unknown driver '{}'", word, *format));
+  if (arguments.format && !(source.format = image::format_of_name(*arguments.format)))
+    return invalid(fmt::format("Could not open '{}': Unknown driver '{}'", word, *arguments.format));
   const bool is_json = word.starts_with("json:");
-  if (!image_opts && !is_json) return source;
+  if (!arguments.image_opts && !is_json) return source;
   Result<KeyValues> options = is_json ? parse_json_name(word.substr(5)) : parse_key_values(word, "");
-  if (!options) return image_opts && !is_json ? options.error() : cannot(options.error());
+  if (!options) return arguments.image_opts && !is_json ? options.error() : cannot(options.error());
   source.path.clear();
   if (Result<void> applied = apply_options(*options, source); !applied) return cannot(applied.error());
   return source;
 }
 
-std::optional<image::OpenImage> open_source(Output& output, const std::string& word, bool image_opts,
-                                            const std::optional<std::string>& format, image::OpenOptions options,
-                                            const ImageObjects& objects) {
-  const Result<ImageSource> source = find_source(word, image_opts, format);
-  if (!source) {
-    image_failure(output, source.error().message);
-    return std::nullopt;
-  }
-  if (options.share_with_writers && options.use == image::Use::kWrite) {
-    image_failure(output,
-                  fmt::format("Could not open '{}': force-share=on can only be used with read-only images", word));
-    return std::nullopt;
-  }
-  options.format = source->format;
-  if (Result<void> applied = apply_encryption(*source, objects, options); !applied) {
-    image_failure(output, fmt::format("Could not open '{}': {}", word, applied.error().message));
-    return std::nullopt;
-  }
+Result<image::OpenImage> open_source(const std::string& word, const SourceArguments& arguments,
+                                     image::OpenOptions options) {
+  const ImageSource source = TRY(find_source(word, arguments));
+  if (arguments.share && (options.use == image::Use::kWrite || options.use == image::Use::kWriteMetadata))
+    return invalid(fmt::format("Could not open '{}': force-share=on can only be used with read-only images", word));
+  options.format = source.format;
+  options.share_with_writers = arguments.share;
+  if (Result<void> applied = apply_encryption(source, arguments.objects, options); !applied)
+    return invalid(fmt::format("Could not open '{}': {}", word, applied.error().message));
   image::OpenFailure failure;
-  Result<image::OpenImage> opened = image::open_image(source->path, options, &failure);
-  if (!opened) {
-    image_failure(output, fmt::format("Could not open '{}': {}", word, qemu_open_reason(failure)), &opened.error());
-    return std::nullopt;
-  }
-  return std::move(*opened);
+  Result<image::OpenImage> opened = image::open_image(source.path, options, &failure);
+  if (!opened) opened.error().message = fmt::format("Could not open '{}': {}", word, qemu_open_reason(failure));
+  return opened;
 }
 
 }  // namespace varve::cli

@@ -11,8 +11,9 @@
 #include <vector>
 
 #include "base/result.h"
-#include "cli/output.h"
+#include "cli/image_arguments.h"
 #include "crypto/secret_bytes.h"
+
 #include "image/open.h"
 
 namespace varve::cli {
@@ -38,16 +39,27 @@ class ImageObjects {
   std::map<std::string, std::shared_ptr<const crypto::SecretBytes>> secrets_;
 };
 
+// How a verb is to find its image: options that most of them have.
+struct SourceArguments {
+  std::optional<std::string> format = std::nullopt;  // -f
+  bool image_opts = false;                          // --image-opts
+  bool share = false;                               // -U
+  ImageObjects objects = {};                        // --object
+};
+
+// Takes those options, and -h, out of `parsed`. What it returns ends the verb: everything is printed.
+std::optional<ImageExit> take_source_arguments(const ImageCall& call, ParsedImageArguments& parsed,
+                                               SourceArguments& source);
+
 // What the source says of encryption, its own and that of what is below it, with the passphrases.
 Result<void> apply_encryption(const ImageSource& source, const ImageObjects& objects, image::OpenOptions& options);
 
 // The messages are the whole reason: "Could not open 'a': Unknown driver 'b'".
-Result<ImageSource> find_source(const std::string& word, bool image_opts, const std::optional<std::string>& format);
+Result<ImageSource> find_source(const std::string& word, const SourceArguments& arguments);
 
-// Finds and opens; prints why not.
-std::optional<image::OpenImage> open_source(Output& output, const std::string& word, bool image_opts,
-                                            const std::optional<std::string>& format, image::OpenOptions options,
-                                            const ImageObjects& objects = {});
+// Finds and opens; `options` without a format.
+Result<image::OpenImage> open_source(const std::string& word, const SourceArguments& arguments,
+                                     image::OpenOptions options);
 
 // "a=b,c=d,,e" as pairs in order; ",," is a comma. A word without "=" is `implied` for the first one.
 Result<std::vector<std::pair<std::string, std::string>>> parse_key_values(const std::string& text,

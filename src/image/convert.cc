@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <condition_variable>
 #include <cstring>
 #include <limits>
@@ -22,7 +23,7 @@ namespace {
 constexpr uint64_t kBufferSize = 2u << 20;
 constexpr size_t kPiecesAtOnce = 4096;                 // are listed before they are copied
 constexpr uint64_t kExtentWindow = uint64_t{1} << 30;  // how far the source is asked ahead
-constexpr uint64_t kZeroUnit = 4096;                   // zeroes are looked for in units of this many bytes
+constexpr uint64_t kZeroUnit = 4096;                   // for zeroes, where every one of them is written
 
 // A piece of the target's disk: bytes to copy, or a range that shall read as zeroes.
 struct Piece {
@@ -116,7 +117,9 @@ class Copier {
         target_(target),
         options_(options),
         total_(total),
-        unit_(options.compress_into != nullptr ? options.compress_into->header().cluster_size() : kZeroUnit),
+        unit_(options.compress_into != nullptr ? options.compress_into->header().cluster_size()
+              : options.sparse_size != 0       ? std::bit_floor(options.sparse_size)
+                                               : kZeroUnit),
         sparse_size_(options.compress_into != nullptr ? unit_ : options.sparse_size),
         limit_(options.bytes_per_second) {
     for (const ConvertSource& source : sources) size_ += source.size;
@@ -136,7 +139,8 @@ class Copier {
       if (begin >= end) return;
     }
     if (zero) {
-      if (!options_.target_is_zero) pieces.push_back({begin, end - begin, true});
+      end = std::min(end, options_.target_zero_from);
+      if (begin < end) pieces.push_back({begin, end - begin, true});
       return;
     }
     pieces_end_ = end;
@@ -227,7 +231,8 @@ class Copier {
   }
 
   Result<void> zero(uint64_t offset, uint64_t length) {
-    if (options_.target_is_zero) return {};
+    if (offset >= options_.target_zero_from) return {};
+    length = std::min(length, options_.target_zero_from - offset);
     Result<void> written = target_.write_zeroes(offset, length, ZeroMode::kMayUnmap);
     if (!written) return failed("writing", offset, std::move(written).error());
     return {};

@@ -23,8 +23,8 @@ struct ConvertSource {
 struct ConvertOptions {
   // Runs of zero bytes of at least this length become holes; 0: everything is written and the target fully allocated.
   uint64_t sparse_size = 4096;
-  // The target reads as zeroes everywhere before the copy.
-  bool target_is_zero = false;
+  // From this offset on, the target reads as zeroes before the copy.
+  uint64_t target_zero_from = UINT64_MAX;
   // The target's own backing file shows what the source's lower layers hold: only the top layer is copied.
   bool only_top_layer = false;
   // Where the target is this image: clusters are written compressed, and only whole clusters of zeroes become holes.

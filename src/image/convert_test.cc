@@ -43,7 +43,7 @@ TEST(Convert, CopiesDataAndLeavesHoles) {
     MemoryDevice target("target", 20 * kMiB);
     if (!target_is_zero) fill(target, 0, 20 * kMiB, 9);
     const Result<void> done =
-        convert({{{&source}, 20 * kMiB}}, target, {.sparse_size = 4096, .target_is_zero = target_is_zero});
+        convert({{{&source}, 20 * kMiB}}, target, {.sparse_size = 4096, .target_zero_from = target_is_zero ? 0 : UINT64_MAX});
     ASSERT_TRUE(done) << done.error().message;
     EXPECT_EQ(contents(source), contents(target));
     EXPECT_LE(data_in(target), data_in(source));
@@ -56,10 +56,10 @@ TEST(Convert, MakesHolesOfRunsOfZeroesThatAreLongEnough) {
   fill(source, kMiB, 4096, 1);
   fill(source, kMiB + 16384, 4096, 1);
   for (const auto& [sparse_size, expected] :
-       {std::pair<uint64_t, uint64_t>{4096, 8192}, std::pair<uint64_t, uint64_t>{16384, 20480},
+       {std::pair<uint64_t, uint64_t>{4096, 8192}, std::pair<uint64_t, uint64_t>{16384, 32768},
         std::pair<uint64_t, uint64_t>{0, 4 * kMiB}}) {
     MemoryDevice target("target", 4 * kMiB);
-    ASSERT_TRUE(convert({{{&source}, 4 * kMiB}}, target, {.sparse_size = sparse_size, .target_is_zero = true}));
+    ASSERT_TRUE(convert({{{&source}, 4 * kMiB}}, target, {.sparse_size = sparse_size, .target_zero_from = 0}));
     EXPECT_EQ(contents(source), contents(target));
     EXPECT_EQ(data_in(target), expected) << sparse_size;
   }
@@ -71,7 +71,7 @@ TEST(Convert, PutsSourcesOneBehindTheOther) {
   fill(first, kMiB, 4096, 1);
   fill(second, 0, 4096, 2);
   MemoryDevice target("target", 3 * kMiB);
-  ASSERT_TRUE(convert({{{&first}, 3 * kMiB / 2}, {{&second}, kMiB}}, target, {.target_is_zero = true}));
+  ASSERT_TRUE(convert({{{&first}, 3 * kMiB / 2}, {{&second}, kMiB}}, target, {.target_zero_from = 0}));
   const std::vector<std::byte> bytes = contents(target);
   EXPECT_EQ(bytes[kMiB], std::byte{1});
   EXPECT_EQ(bytes[3 * kMiB / 2], std::byte{2});
@@ -108,7 +108,7 @@ TEST(Convert, AnInterruptedCopyHoldsEverythingBeforeTheOffsetItNames) {
   MemoryDevice target("target", 64 * kMiB);
   std::atomic<int> asked = 0;
   const Result<void> done =
-      convert({{{&source}, 64 * kMiB}}, target, {.target_is_zero = true, .interrupted = [&] { return ++asked > 12; }});
+      convert({{{&source}, 64 * kMiB}}, target, {.target_zero_from = 0, .interrupted = [&] { return ++asked > 12; }});
   ASSERT_FALSE(done);
   EXPECT_EQ(done.error().kind, ErrorKind::kInterrupted);
   ASSERT_TRUE(done.error().offset);
@@ -142,7 +142,7 @@ TEST(Convert, ReportsProgressUpToTheEnd) {
   std::vector<std::pair<uint64_t, uint64_t>> reports;
   ASSERT_TRUE(convert(
       {{{&source}, 16 * kMiB}}, target,
-      {.target_is_zero = true, .progress = [&](uint64_t done, uint64_t total) { reports.emplace_back(done, total); }}));
+      {.target_zero_from = 0, .progress = [&](uint64_t done, uint64_t total) { reports.emplace_back(done, total); }}));
   ASSERT_GE(reports.size(), 3u);
   EXPECT_EQ(reports.front(), std::pair(uint64_t{0}, 8 * kMiB));
   EXPECT_EQ(reports.back(), std::pair(8 * kMiB, 8 * kMiB));

@@ -8,6 +8,7 @@
 
 #include "base/checked.h"
 #include "image/parallel.h"
+#include "io/memory_device.h"
 
 namespace varve::image {
 
@@ -108,11 +109,13 @@ class Copier {
 
 }  // namespace
 
-Result<void> copy_for_rebase(BlockDevice& overlay, std::span<const ChainLayer> old_chain,
+Result<void> copy_for_rebase(qcow2::Image& overlay, std::span<const ChainLayer> old_chain,
                              std::span<const ChainLayer> new_chain, const RebaseOptions& options) {
+  // With nothing below it, the image would leave zeroes unallocated; there the new backing file would show.
+  if (overlay.backing() == nullptr) overlay.set_backing(std::make_shared<MemoryDevice>());
   const uint64_t size = TRY(overlay.size());
   const uint64_t old_size = old_chain.empty() ? 0 : TRY(old_chain[0].device->size());
-  const Copier copier(overlay, old_chain, new_chain, old_size, options.unit);
+  const Copier copier(overlay, old_chain, new_chain, old_size, overlay.header().subcluster_size());
   std::mutex mutex;
   for (uint64_t offset = 0; offset < size; offset += kWindow) {
     const uint64_t length = std::min(kWindow, size - offset);

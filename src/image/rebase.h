@@ -11,8 +11,6 @@
 namespace varve::image {
 
 struct RebaseOptions {
-  // Bytes that the overlay decides about in one piece: its clusters or subclusters.
-  uint64_t unit = 65536;
   // Called now and then, from any thread but never from two at once; bytes of the disk.
   std::function<void(uint64_t done, uint64_t total)> progress = nullptr;
   // Asked now and then: true ends the work with kInterrupted, the overlay as valid as before.
@@ -20,8 +18,9 @@ struct RebaseOptions {
 };
 
 // Copies into `overlay`, which is open for writing with the old chain as its backing device, what its guest would no
-// longer see with `new_chain` (empty: no backing file) below it. The caller flushes, and changes the name then.
-Result<void> copy_for_rebase(BlockDevice& overlay, std::span<const ChainLayer> old_chain,
+// longer see with `new_chain` (empty: no backing file) below it. The caller flushes, and changes the name then; an
+// overlay without a backing device has an empty one afterwards.
+Result<void> copy_for_rebase(qcow2::Image& overlay, std::span<const ChainLayer> old_chain,
                              std::span<const ChainLayer> new_chain, const RebaseOptions& options);
 
 }  // namespace varve::image

@@ -347,7 +347,8 @@ Result<bool> ImageWriter::zero_cluster(uint64_t guest_cluster, ZeroKind kind) {
   L2Table* table = TRY(mapping_.table(l1));
   const uint64_t entry = table != nullptr ? table->entry(f, index) : 0;
   const ClusterKind old = f.kind(entry);
-  if (old == ClusterKind::kUnallocated && !has_backing) return true;
+  // Zeroes that somebody wrote stay zeroes whatever backing file comes later; a discard promises nothing.
+  if (old == ClusterKind::kUnallocated && !has_backing && (f.version < 3 || kind == ZeroKind::kDiscard)) return true;
   if (old == ClusterKind::kZeroPlain || (old == ClusterKind::kZeroAllocated && kind == ZeroKind::kKeepAllocated))
     return true;
   // Version 2 knows no zero clusters: with a backing file behind, "unallocated" would let its data through.

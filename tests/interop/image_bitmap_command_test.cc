@@ -163,5 +163,32 @@ TEST_F(ImageBitmapCommand, InconsistentOnesAreOnlyRemoved) {
   }
 }
 
+TEST_F(ImageBitmapCommand, ConvertCopiesBitmaps) {
+  prepare({words("qemu-img create -q -f qcow2 disk 2M"), words("qemu-img bitmap --add disk one"),
+           words("qemu-img bitmap --add -g 4k --disable disk two"),
+           words("qemu-img create -q -f qcow2 larger 3M"), words("qemu-img create -q -f qcow2 old 2M"),
+           words("qemu-img bitmap --add old two"), words("qemu-img create -q -f raw raw 2M")});
+  write("write -P 3 100k 70k", "disk");
+  write("write -P 4 1M 1", "disk");
+  for (const char* line : {"convert --skip-broken-bitmaps -O qcow2 disk out", "convert --bitmaps -O raw disk out",
+                           "convert --bitmaps -O qcow2 disk raw out",
+                           "convert --bitmaps -O qcow2 -o compat=0.10 disk out", "convert --bitmaps -O qcow2 raw out",
+                           "convert --bitmaps -n -O qcow2 disk larger", "convert --bitmaps -n -O qcow2 disk old",
+                           "convert --bitmaps -O qcow2 disk out"}) {
+    SCOPED_TRACE(line);
+    expect_same(line);
+  }
+  expect_same_bitmaps("out");
+  // A program that ends without storing its bitmaps.
+  for (const std::string& directory : {their_dir(), our_dir()}) {
+    const auto broken = run({"qemu-io", "-f", "qcow2", "-c", "write -P 5 0 64k", "-c", "abort", "disk"},
+                            run_options(directory));
+    ASSERT_NE(broken.exit_code, 0);
+  }
+  expect_same("convert --bitmaps -O qcow2 disk out");
+  expect_same("convert --bitmaps --skip-broken-bitmaps -O qcow2 disk out");
+  expect_same_bitmaps("out");
+}
+
 }  // namespace
 }  // namespace varve::test

@@ -129,6 +129,8 @@ TEST_F(ImageChainCommand, RebaseKeepsWhatTheGuestSees) {
          std::vector<std::vector<std::string>>{{"-b", "base", "-F", "qcow2"},
                                                {"-b", "sibling", "-F", "qcow2"},
                                                {"-b", "unrelated", "-F", "qcow2"},
+                                               {"-b", ""},
+                                               {"-b", "sibling", "-F", "qcow2"},
                                                {"-b", ""}}) {
       std::vector<std::string> command = {"rebase", "-f", "qcow2"};
       command.insert(command.end(), target.begin(), target.end());

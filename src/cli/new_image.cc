@@ -1,0 +1,41 @@
+#include "cli/new_image.h"
+
+#include <fmt/format.h>
+
+#include "cli/image_encryption.h"
+#include "cli/image_errors.h"
+#include "image/create.h"
+
+namespace varve::cli {
+
+namespace {
+
+Result<void> create(Output& output, const std::string& path, const ImageOptions& options, const ImageObjects& objects) {
+  TRY(refuse_unsupported(options));
+  image::FileOptions file_options;
+  file_options.nocow = options.flag("nocow");
+  file_options.extent_size_hint = options.number("extent_size_hint");
+  file_options.warn = [&](const std::string& text) { output.error("warning: " + text); };
+  const std::string preallocation = options.text("preallocation").value_or("off");
+  if (preallocation == "metadata") file_options.space = image::NewSpace::kMetadata;
+  if (preallocation == "falloc") file_options.space = image::NewSpace::kReserved;
+  if (preallocation == "full") file_options.space = image::NewSpace::kWritten;
+  if (options.format() == image::Format::kRaw) {
+    TRY(check_raw_options(options));
+    return image::create_raw(path, *options.number("size"), file_options);
+  }
+  qcow2::CreateOptions image = TRY(qcow2_create_options(options));
+  TRY(add_encryption(options, objects, image));
+  return image::create_qcow2(path, image, file_options);
+}
+
+}  // namespace
+
+Result<void> create_image(Output& output, const std::string& path, const ImageOptions& options,
+                          const ImageObjects& objects) {
+  Result<void> created = create(output, path, options, objects);
+  if (!created) created.error().message = qemu_reason(created.error(), path, "create");
+  return created;
+}
+
+}  // namespace varve::cli
