@@ -127,7 +127,7 @@ ImageExit run(Output& output, const BitmapRequest& request) {
   const auto cannot_open = [&](const std::string& path, const std::string& reason, const Error* error) {
     return image_failure(output, fmt::format("Could not open '{}': {}", path, reason), error);
   };
-  const auto opened = open_source(request.path, request.source, {.use = image::Use::kWrite, .open_backing = false});
+  const auto opened = open_source(request.path, request.source, {.use = image::Use::kWriteMetadata, .open_backing = false});
   if (!opened) return image_failure(output, opened.error());
   const auto failed = [&](const BitmapStep& step, const Error& error) {
     return image_failure(

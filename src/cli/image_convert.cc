@@ -8,6 +8,7 @@
 #include "cli/image_command.h"
 #include "cli/image_convert_arguments.h"
 #include "cli/image_convert_bitmaps.h"
+#include "cli/image_encryption.h"
 #include "cli/image_errors.h"
 #include "cli/image_options.h"
 #include "cli/image_progress.h"
@@ -112,14 +113,29 @@ Result<ImageOptions> target_options(const ConvertRequest& request, image::Format
   return options;
 }
 
-Result<image::OpenImage> open_target(const ConvertRequest& request) {
+// What is known of the target before it is opened.
+struct NewTarget {
+  bool has_backing = false;
+  std::shared_ptr<const crypto::SecretBytes> passphrase = nullptr;  // of an encrypted one
+  bool shows_noise = false;  // preallocated, and encrypted: holes of the file are no zeroes of the disk
+};
+
+Result<image::OpenImage> open_target(const ConvertRequest& request, const NewTarget& made) {
   SourceArguments arguments{.format = request.target_format, .image_opts = request.target_image_opts};
   arguments.objects = request.source.objects;
-  return open_source(request.target, arguments, {.use = image::Use::kWrite});
+  if (!made.passphrase) return open_source(request.target, arguments, {.use = image::Use::kWrite});
+  image::OpenFailure failure;
+  Result<image::OpenImage> opened = image::open_image(request.target,
+                                                      {.format = image::Format::kQcow2,
+                                                       .use = image::Use::kWrite,
+                                                       .encryption = {.passphrase = made.passphrase}},
+                                                      &failure);
+  if (!opened)
+    opened.error().message = fmt::format("Could not open '{}': {}", request.target, qemu_open_reason(failure));
+  return opened;
 }
 
-// Makes the target's file. Returns whether the new image has a backing file.
-Result<bool> make_target(Output& output, const ConvertRequest& request, uint64_t size) {
+Result<NewTarget> make_target(Output& output, const ConvertRequest& request, uint64_t size) {
   const std::optional<image::Format> format = image::format_of_name(*request.target_format);
   if (!format) {
     return make_error(ErrorKind::kInvalidArgument, fmt::format("Unknown file format '{}'", *request.target_format));
@@ -128,13 +144,18 @@ Result<bool> make_target(Output& output, const ConvertRequest& request, uint64_t
     return make_error(ErrorKind::kInvalidArgument, fmt::format("Unknown protocol '{}'", *protocol));
   }
   const ImageOptions options = TRY(target_options(request, *format, size));
-  Result<void> created = create_image(output, request.target, options);
+  Result<void> created = create_image(output, request.target, options, request.source.objects);
   if (!created) {
     created.error().message = fmt::format("{}: error while converting {}: {}", request.target, name_of(options.format()),
                                           created.error().message);
     return created.error();
   }
-  return options.text("backing_file").has_value();
+  NewTarget made{.has_backing = options.text("backing_file").has_value()};
+  if (const auto encryption = TRY(encryption_options(options))) {
+    made.passphrase = TRY(passphrase_of(*encryption, request.source.objects));
+    made.shows_noise = options.text("preallocation").value_or("off") != "off";
+  }
+  return made;
 }
 
 // Errors of the copy say "error while writing at byte 5: …"; the reason is the system's where it gave one.
@@ -175,8 +196,10 @@ Result<void> run(Output& output, const ConvertRequest& request) {
       return make_error(ErrorKind::kInvalidArgument, "Copying bitmaps only possible with single source");
     bitmaps = TRY(bitmaps_to_copy(sources.front().image, request.skip_broken_bitmaps));
   }
-  const bool has_backing = request.skip_create ? request.backing_file.has_value() : TRY(make_target(output, request, size));
-  const image::OpenImage target = TRY(open_target(request));
+  NewTarget made{.has_backing = request.backing_file.has_value()};
+  if (!request.skip_create) made = TRY(make_target(output, request, size));
+  const bool has_backing = made.has_backing;
+  const image::OpenImage target = TRY(open_target(request, made));
   if (request.bitmaps && (target.qcow2() == nullptr || target.qcow2()->header().version < 3)) {
     return make_error(ErrorKind::kInvalidArgument,
                       fmt::format("Format driver '{}' does not support bitmaps", name_of(target.format())));
@@ -188,8 +211,8 @@ Result<void> run(Output& output, const ConvertRequest& request) {
   const bool is_new = !request.skip_create && !target.file().is_block_device();
   image::ConvertOptions options;
   options.sparse_size = request.sparse_size;
-  if (!has_backing && (is_new || request.target_is_zero)) options.target_zero_from = 0;
-  if (has_backing && is_new) options.target_zero_from = TRY(target.devices().at(1)->size());
+  if (!has_backing && ((is_new && !made.shows_noise) || request.target_is_zero)) options.target_zero_from = 0;
+  if (has_backing && is_new && !made.shows_noise) options.target_zero_from = TRY(target.devices().at(1)->size());
   options.only_top_layer = has_backing;
   if (request.compress) options.compress_into = target.qcow2();
   options.in_order = !request.compress && target.qcow2() != nullptr;

@@ -107,7 +107,7 @@ ImageExit create(Output& output, const CreateRequest& request) {
   if (!request.quiet) {
     output.print(fmt::format("Formatting '{}', fmt={} {}\n", request.path, request.format, options.formatted()));
   }
-  Result<void> created = create_image(output, request.path, options);
+  Result<void> created = create_image(output, request.path, options, request.objects);
   if (!created)
     return image_failure(output, fmt::format("{}: {}", request.path, created.error().message), &created.error());
   return {0};

@@ -29,7 +29,7 @@ struct DdRequest {
 Result<void> create_target(Output& output, const DdRequest& request, image::Format format, uint64_t size) {
   ImageOptions options(format);
   TRY(options.set("size", fmt::format("{}", size)));
-  return create_image(output, *request.target, options);
+  return create_image(output, *request.target, options, {});
 }
 
 ImageExit copy(Output& output, BlockDevice& source, BlockDevice& target, uint64_t from, uint64_t end) {

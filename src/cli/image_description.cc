@@ -7,9 +7,10 @@
 
 #include "base/units.h"
 #include "cli/snapshot_table_text.h"
+#include "crypto/luks_header.h"
 #include "image/backing_name.h"
-#include "image/luks_header.h"
 #include "qcow2/bitmap_directory.h"
+#include "qcow2/luks_area.h"
 
 namespace varve::cli {
 
@@ -43,9 +44,9 @@ Json describe_bitmap(const qcow2::Bitmap& bitmap) {
   return json;
 }
 
-Json describe_luks(const image::LuksHeader& luks) {
+Json describe_luks(const crypto::LuksHeader& luks) {
   Json slots = Json::array();
-  for (const image::LuksSlot& slot : luks.slots) {
+  for (const crypto::LuksSlot& slot : luks.slots) {
     Json json = Json::object();
     json["active"] = slot.active;
     if (slot.active) json["iters"] = slot.iterations;
@@ -53,23 +54,24 @@ Json describe_luks(const image::LuksHeader& luks) {
     if (slot.active) json["stripes"] = slot.stripes;
     slots.push_back(std::move(json));
   }
+  const crypto::CipherSpec& cipher = luks.cipher;
   Json json = Json::object();
-  json["ivgen-alg"] = luks.iv_generator;
-  json["hash-alg"] = luks.hash;
-  json["cipher-alg"] = luks.cipher;
+  json["ivgen-alg"] = name_of(cipher.iv_generator);
+  json["hash-alg"] = name_of(luks.hash);
+  json["cipher-alg"] = name_of(cipher.algorithm);
   json["uuid"] = luks.uuid;
-  if (!luks.iv_hash.empty()) json["ivgen-hash-alg"] = luks.iv_hash;
+  if (cipher.iv_generator == crypto::IvGenerator::kEssiv) json["ivgen-hash-alg"] = name_of(*cipher.iv_hash);
   json["format"] = "luks";
-  json["cipher-mode"] = luks.mode;
+  json["cipher-mode"] = name_of(cipher.mode);
   json["slots"] = std::move(slots);
   json["payload-offset"] = luks.payload_offset;
-  json["master-key-iters"] = luks.master_key_iterations;
+  json["master-key-iters"] = luks.key_digest_iterations;
   return json;
 }
 
 Result<Json> describe_encryption(qcow2::Image& image) {
   if (image.header().crypt_method == qcow2::CryptMethod::kAes) return Json{{"format", "aes"}};
-  return describe_luks(TRY(image::read_luks_header(image.file(), image.header())));
+  return describe_luks(TRY(crypto::read_luks_header(TRY(qcow2::luks_area(image.file(), image.header())))));
 }
 
 Result<Json> describe_format(qcow2::Image& image) {

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/image_command.h"
+#include "cli/image_encryption.h"
 #include "cli/image_errors.h"
 #include "cli/image_options.h"
 #include "cli/image_source.h"
@@ -27,17 +28,6 @@ struct MeasureRequest {
 
 Error invalid(std::string message) {
   return make_error(ErrorKind::kInvalidArgument, std::move(message));
-}
-
-// Bytes of the keys that encrypt.* asks for.
-Result<uint64_t> luks_key_bytes(const ImageOptions& options, const ImageObjects& objects) {
-  const std::string secret = options.text("encrypt.key-secret").value_or("");
-  if (secret.empty()) return invalid("Parameter 'encrypt.key-secret' is required for cipher");
-  if (objects.secret(secret) == nullptr) return invalid(fmt::format("No secret with id '{}'", secret));
-  const std::string cipher = options.text("encrypt.cipher-alg").value_or("aes-256");
-  const uint64_t bytes = cipher.ends_with("128") ? 16 : cipher.ends_with("192") ? 24 : 32;
-  // XTS has two keys.
-  return options.text("encrypt.cipher-mode").value_or("xts") == "xts" ? bytes * 2 : bytes;
 }
 
 Result<image::MeasureTarget> find_target(const ImageOptions& options, const ImageObjects& objects) {
@@ -69,8 +59,12 @@ Result<image::MeasureTarget> find_target(const ImageOptions& options, const Imag
         "Different refcount widths than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)");
   }
   target.refcount_bits = static_cast<uint32_t>(bits);
-  if (options.text("encrypt.format") == "luks")
-    target.luks_header_bytes = image::luks_header_bytes(TRY(luks_key_bytes(options, objects)));
+  if (options.text("encrypt.format") == "luks") {  // anything else adds nothing, and is not looked at
+    const std::optional<EncryptionOptions> encryption = TRY(encryption_options(options));
+    TRY(passphrase_of(*encryption, objects));
+    TRY(crypto::check_cipher_spec(encryption->format.cipher));
+    target.luks_header_bytes = crypto::luks_header_area(encryption->format.cipher);
+  }
   return target;
 }
 

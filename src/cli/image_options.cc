@@ -83,10 +83,6 @@ constexpr ImageOptionDescription kAmendOptions[] = {
     {"lazy_refcounts", Type::kFlag, nullptr, false, "Postpone refcount updates"},
     {"refcount_bits", Type::kNumber, nullptr, false, "Width of a reference count entry in bits"},
 };
-// Known, and refused.
-constexpr const char* kNotYet[] = {"encryption",          "encrypt.format",         "encrypt.key-secret",
-                                   "encrypt.cipher-alg",  "encrypt.cipher-mode",    "encrypt.ivgen-alg",
-                                   "encrypt.hash-alg",    "encrypt.ivgen-hash-alg", "encrypt.iter-time"};
 
 std::span<const ImageOptionDescription> options_of(image::Format format, OptionUse use) {
   if (use == OptionUse::kAmend) return kAmendOptions;
@@ -282,21 +278,6 @@ std::string ImageOptions::formatted() const {
     text += fmt::format("{}{}={}", text.empty() ? "" : " ", option.name, value);
   }
   return text;
-}
-
-Result<void> refuse_unsupported(const ImageOptions& options) {
-  for (const char* name : kNotYet) {
-    if (options.text(name)) {
-      return make_error(ErrorKind::kUnsupported,
-                        fmt::format("The option '{}' is not supported by this version of Varve", name));
-    }
-  }
-  return {};
-}
-
-std::string qemu_create_reason(const Error& error, const std::string& path, const ImageOptions& options) {
-  const std::optional<std::string> data_file = options.text("data_file");
-  return qemu_reason(error, data_file && error.path == *data_file ? *data_file : path, "create");
 }
 
 Result<void> check_raw_options(const ImageOptions& options) {

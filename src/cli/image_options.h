@@ -54,8 +54,6 @@ class ImageOptions {
   std::map<std::string, Value> values_;
 };
 
-// What Varve does not do yet: named and refused.
-Result<void> refuse_unsupported(const ImageOptions& options);
 // Why the image at `path` was not made with these options, in QEMU's words: the reason may be its external data file.
 std::string qemu_create_reason(const Error& error, const std::string& path, const ImageOptions& options);
 // Of a raw image, as QEMU does.

@@ -105,7 +105,7 @@ ImageExit run(Output& output, const SnapshotRequest& request) {
   }
   const Result<image::OpenImage> opened =
       open_source(request.path, request.source,
-                  {.use = writes ? image::Use::kWrite : image::Use::kInspect, .open_backing = false});
+                  {.use = writes ? image::Use::kWriteMetadata : image::Use::kInspect, .open_backing = false});
   if (!opened) return image_failure(output, opened.error());
 
   qcow2::Image* image = opened->qcow2();

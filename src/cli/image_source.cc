@@ -4,13 +4,17 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "cli/dirty_image.h"
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
+#include "cli/secret_text.h"
 
 namespace varve::cli {
 
@@ -68,7 +72,44 @@ Result<KeyValues> parse_json_name(const std::string& text) {
   return result;
 }
 
-Result<void> apply_options(const KeyValues& options, ImageSource& source) {
+bool is_identifier(const std::string& id) {
+  const auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
+  return !id.empty() && is_letter(id.front()) && std::ranges::all_of(id, [&](char c) {
+    return is_letter(c) || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_';
+  });
+}
+
+Result<crypto::SecretBytes> read_secret(const std::string& path) {
+  errno = 0;
+  std::ifstream file(path, std::ios::binary);
+  if (!file) {
+    return invalid(
+        fmt::format("Unable to read {}: Failed to open file \u201c{}\u201d: {}", path, path, std::strerror(errno)));
+  }
+  std::string text(std::istreambuf_iterator<char>(file), {});
+  crypto::SecretBytes secret(text);
+  crypto::cleanse(std::as_writable_bytes(std::span(text.data(), text.size())));
+  return secret;
+}
+
+constexpr std::string_view kBelow = "backing.";
+
+// "backing.…" without that word; `options` keep the others.
+KeyValues take_below(KeyValues& options) {
+  KeyValues below;
+  KeyValues own;
+  for (auto& [key, value] : options) {
+    if (key.starts_with(kBelow))
+      below.emplace_back(key.substr(kBelow.size()), value);
+    else
+      own.emplace_back(key, value);
+  }
+  options = std::move(own);
+  return below;
+}
+
+Result<void> apply_options(KeyValues options, ImageSource& source) {
+  const KeyValues below = take_below(options);
   std::optional<std::string> driver;
   std::string protocol = "file";
   for (const auto& [key, value] : options)
@@ -90,16 +131,27 @@ Result<void> apply_options(const KeyValues& options, ImageSource& source) {
     } else if (key == "data-file.filename" && source.format != image::Format::kRaw) {
       source.data_file = value;
     } else if (key == "data-file.driver" && (value == "file" || value == "host_device")) {
-    } else if (key == "encrypt.key-secret") {
+    } else if (key == "encrypt.key-secret" && source.format != image::Format::kRaw) {
       source.key_secret = value;
-    } else if (key == "encrypt.format" && value == "luks") {
+    } else if (key == "encrypt.format" && source.format != image::Format::kRaw) {
+      source.encryption_format = value;
     } else if (std::ranges::find(kIgnored, name) == kIgnored.end()) {
       return invalid(fmt::format("Block {} '{}' does not support the option '{}'", of_file ? "protocol" : "format",
                                  of_file ? protocol : driver.value_or("raw"), name));
     }
   }
   if (protocol != "file" && protocol != "host_device") return invalid(fmt::format("Unknown driver '{}'", protocol));
-  if (source.path.empty()) {
+  if (!below.empty()) {
+    if (source.format == image::Format::kRaw)
+      return invalid(fmt::format("Block format 'raw' does not support the option 'backing.{}'", below.front().first));
+    ImageSource next;
+    TRY(apply_options(below, next));
+    std::vector<ImageSource> deeper = std::move(next.below);
+    next.below.clear();
+    source.below.push_back(std::move(next));
+    for (ImageSource& s : deeper) source.below.push_back(std::move(s));
+  }
+  if (source.path.empty() && !source.name.empty()) {
     if (is_file) return invalid("The 'file' block driver requires a file name");
     return invalid("A block device must be specified for \"file\"");
   }
@@ -140,36 +192,60 @@ Result<KeyValues> parse_key_values(const std::string& text, const std::string& i
 
 Result<void> ImageObjects::add(const std::string& text) {
   std::map<std::string, std::string> members;
-  for (auto& [key, value] : TRY(parse_key_values(text, "qom-type"))) members[key] = value;
+  const bool is_json = text.starts_with("{");
+  for (auto& [key, value] : TRY(is_json ? parse_json_name(text) : parse_key_values(text, "qom-type")))
+    members[key] = value;
   const std::string type = members["qom-type"];
   if (type.empty()) return invalid("Parameter 'qom-type' is missing");
   if (type != "secret") return invalid(fmt::format("Parameter 'qom-type' does not accept value '{}'", type));
   if (!members.contains("id")) return invalid("Parameter 'id' is missing");
   const std::string id = members["id"];
+  const std::string format = members.contains("format") ? members["format"] : "raw";
+  if (format != "raw" && format != "base64")
+    return invalid(fmt::format("Parameter 'format' does not accept value '{}'", format));
   for (const auto& [key, value] : members) {
+    if (key == "keyid" || key == "iv")
+      return make_error(ErrorKind::kUnsupported, "secrets that are encrypted with another secret are not supported");
     if (key != "qom-type" && key != "id" && key != "data" && key != "file" && key != "format")
       return invalid(fmt::format("Parameter '{}' is unexpected", key));
   }
-  if (secrets_.contains(id)) return invalid(fmt::format("attempt to add duplicate property '{}' to object", id));
+  if (!is_identifier(id)) {
+    return invalid(
+        "Parameter 'id' expects an identifier\n"
+        "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.");
+  }
+  if (secrets_.contains(id))
+    return invalid(fmt::format("attempt to add duplicate property '{}' to object (type 'container')", id));
   const bool has_data = members.contains("data");
   const bool has_file = members.contains("file");
   if (has_data && has_file) return invalid("'file' and 'data' are mutually exclusive");
-  if (!has_data && !has_file) return invalid("Must provide 'file' or 'data'");
-  if (members.contains("format") && members["format"] != "raw")
-    return make_error(ErrorKind::kUnsupported, "secrets in another format than raw are not supported");
-  std::string secret = members["data"];
-  if (has_file) {
-    std::ifstream file(members["file"], std::ios::binary);
-    if (!file) return invalid(fmt::format("Unable to read {}: {}", members["file"], "Failed to open file"));
-    secret.assign(std::istreambuf_iterator<char>(file), {});
-  }
-  secrets_[id] = std::move(secret);
+  if (!has_data && !has_file) return invalid("Either 'file' or 'data' must be provided");
+  crypto::SecretBytes secret = has_file ? TRY(read_secret(members["file"])) : crypto::SecretBytes(members["data"]);
+  if (format == "base64") secret = TRY(decode_base64(secret.text()));
+  secrets_[id] = std::make_shared<const crypto::SecretBytes>(std::move(secret));
   return {};
 }
 
-const std::string* ImageObjects::secret(const std::string& id) const {
+Result<std::shared_ptr<const crypto::SecretBytes>> ImageObjects::passphrase(const std::string& id) const {
   const auto found = secrets_.find(id);
-  return found == secrets_.end() ? nullptr : &found->second;
+  if (found == secrets_.end()) return make_error(ErrorKind::kNotFound, fmt::format("No secret with id '{}'", id));
+  if (!is_utf8(found->second->text())) return invalid(fmt::format("Data from secret {} is not valid UTF-8", id));
+  return found->second;
+}
+
+Result<void> apply_encryption(const ImageSource& source, const ImageObjects& objects, image::OpenOptions& options) {
+  const auto encryption_of = [&](const ImageSource& s) -> Result<image::Encryption> {
+    image::Encryption encryption{.format = s.encryption_format, .passphrase = nullptr};
+    if (s.key_secret) encryption.passphrase = TRY(objects.passphrase(*s.key_secret));
+    return encryption;
+  };
+  options.encryption = TRY(encryption_of(source));
+  for (const ImageSource& s : source.below) {
+    image::LayerOptions layer{.path = std::nullopt, .format = s.format, .encryption = TRY(encryption_of(s))};
+    if (!s.path.empty()) layer.path = s.path;
+    options.below.push_back(std::move(layer));
+  }
+  return {};
 }
 
 std::optional<ImageExit> take_source_arguments(const ImageCall& call, ParsedImageArguments& parsed,
@@ -202,8 +278,8 @@ std::optional<ImageExit> take_source_arguments(const ImageCall& call, ParsedImag
 }
 
 Result<ImageSource> find_source(const std::string& word, const SourceArguments& arguments) {
-  ImageSource source{
-      .name = word, .path = word, .format = std::nullopt, .data_file = std::nullopt, .key_secret = std::nullopt};
+  ImageSource source;
+  source.name = source.path = word;
   if (arguments.image_opts && arguments.format) return invalid("--image-opts and --format are mutually exclusive");
   const auto cannot = [&](const Error& error) {
     return invalid(fmt::format("Could not open '{}': {}", word, error.message));
@@ -222,14 +298,17 @@ Result<ImageSource> find_source(const std::string& word, const SourceArguments& 
 Result<image::OpenImage> open_source(const std::string& word, const SourceArguments& arguments,
                                      image::OpenOptions options) {
   const ImageSource source = TRY(find_source(word, arguments));
-  if (arguments.share && options.use == image::Use::kWrite)
+  const bool writes = options.use == image::Use::kWrite || options.use == image::Use::kWriteMetadata;
+  if (arguments.share && writes)
     return invalid(fmt::format("Could not open '{}': force-share=on can only be used with read-only images", word));
   options.format = source.format;
   options.data_file = source.data_file;
   options.share_with_writers = arguments.share;
+  if (Result<void> applied = apply_encryption(source, arguments.objects, options); !applied)
+    return invalid(fmt::format("Could not open '{}': {}", word, applied.error().message));
   image::OpenFailure failure;
   Result<image::OpenImage> opened = image::open_image(source.path, options, &failure);
-  if (!opened && failure.layer == 0 && options.use == image::Use::kWrite &&
+  if (!opened && failure.layer == 0 && writes &&
       source.format.value_or(image::Format::kQcow2) == image::Format::kQcow2 && is_dirty_image(source.path)) {
     const auto line = [&](const std::string& text) {
       if (arguments.diagnostics) arguments.diagnostics(text);
@@ -239,7 +318,7 @@ Result<image::OpenImage> open_source(const std::string& word, const SourceArgume
     }
     opened = image::open_image(source.path, options, &failure);
   }
-  if (opened && opened->was_probed() && opened->format() == image::Format::kRaw && options.use == image::Use::kWrite &&
+  if (opened && opened->was_probed() && opened->format() == image::Format::kRaw && writes &&
       arguments.diagnostics) {
     arguments.diagnostics(
         fmt::format("WARNING: Image format was not specified for '{}' and probing guessed raw.\n"

@@ -6,11 +6,15 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "cli/image_arguments.h"
+#include "crypto/secret_bytes.h"
+
 #include "image/open.h"
 
 namespace varve::cli {
@@ -19,19 +23,22 @@ struct ImageSource {
   std::string name;  // as given: what messages call the image
   std::string path;
   std::optional<image::Format> format;
-  std::optional<std::string> data_file;   // data-file.filename
-  std::optional<std::string> key_secret;  // encrypt.key-secret: the id of an object
+  std::optional<std::string> data_file;          // data-file.filename
+  std::optional<std::string> key_secret;         // encrypt.key-secret: the id of an object
+  std::optional<std::string> encryption_format;  // encrypt.format
+  std::vector<ImageSource> below;                // backing.…, backing.backing.…; a path may be missing there
 };
 
 // --object: secrets by their id.
 class ImageObjects {
  public:
-  // "secret,id=ID,data=…" or "secret,id=ID,file=PATH", both with format=raw|base64.
+  // "secret,id=ID,data=…" or "secret,id=ID,file=PATH", both with format=raw|base64; or the same as a JSON object.
   Result<void> add(const std::string& text);
-  const std::string* secret(const std::string& id) const;
+  // The secret as a passphrase: kNotFound where there is none of this id, kInvalidArgument where it is no text.
+  Result<std::shared_ptr<const crypto::SecretBytes>> passphrase(const std::string& id) const;
 
  private:
-  std::map<std::string, std::string> secrets_;
+  std::map<std::string, std::shared_ptr<const crypto::SecretBytes>> secrets_;
 };
 
 // How a verb is to find its image: options that most of them have.
@@ -46,6 +53,9 @@ struct SourceArguments {
 // Takes those options, and -h, out of `parsed`. What it returns ends the verb: everything is printed.
 std::optional<ImageExit> take_source_arguments(const ImageCall& call, ParsedImageArguments& parsed,
                                                SourceArguments& source);
+
+// What the source says of encryption, its own and that of what is below it, with the passphrases.
+Result<void> apply_encryption(const ImageSource& source, const ImageObjects& objects, image::OpenOptions& options);
 
 // The messages are the whole reason: "Could not open 'a': Unknown driver 'b'".
 Result<ImageSource> find_source(const std::string& word, const SourceArguments& arguments);

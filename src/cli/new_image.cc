@@ -2,14 +2,14 @@
 
 #include <fmt/format.h>
 
+#include "cli/image_encryption.h"
 #include "image/create.h"
 
 namespace varve::cli {
 
 namespace {
 
-Result<void> create(Output& output, const std::string& path, const ImageOptions& options) {
-  TRY(refuse_unsupported(options));
+Result<void> create(Output& output, const std::string& path, const ImageOptions& options, const ImageObjects& objects) {
   image::FileOptions file_options;
   file_options.nocow = options.flag("nocow");
   file_options.extent_size_hint = options.number("extent_size_hint");
@@ -22,13 +22,16 @@ Result<void> create(Output& output, const std::string& path, const ImageOptions&
     TRY(check_raw_options(options));
     return image::create_raw(path, *options.number("size"), file_options);
   }
-  return image::create_qcow2(path, TRY(qcow2_create_options(options)), file_options);
+  qcow2::CreateOptions image = TRY(qcow2_create_options(options));
+  TRY(add_encryption(options, objects, image));
+  return image::create_qcow2(path, image, file_options);
 }
 
 }  // namespace
 
-Result<void> create_image(Output& output, const std::string& path, const ImageOptions& options) {
-  Result<void> created = create(output, path, options);
+Result<void> create_image(Output& output, const std::string& path, const ImageOptions& options,
+                          const ImageObjects& objects) {
+  Result<void> created = create(output, path, options, objects);
   if (!created) created.error().message = qemu_create_reason(created.error(), path, options);
   return created;
 }

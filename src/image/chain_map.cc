@@ -74,8 +74,10 @@ Result<void> ChainMap::append(size_t depth, uint64_t offset, uint64_t length, st
     }
     return {};
   }
+  const bool encrypted = layer.qcow2->header().crypt_method != qcow2::CryptMethod::kNone;
   for (const qcow2::PlacedExtent& e : TRY(layer.qcow2->placed_extents(offset, length))) {
     ChainExtent extent{e.offset, e.length, at, true, false, false, e.compressed, e.host_offset};
+    if (encrypted) extent.host_offset.reset();  // what lies there is not what the guest sees
     switch (e.kind) {
       case ExtentKind::kData:
         extent.data = true;

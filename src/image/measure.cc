@@ -96,11 +96,6 @@ Result<uint64_t> bitmap_bytes(const OpenImage& image, const MeasureTarget& targe
 
 }  // namespace
 
-uint64_t luks_header_bytes(uint64_t key_bytes) {
-  const uint64_t slot_sectors = align_up(div_round_up(4000 * key_bytes, kSectorSize), 8);
-  return (8 + 8 * slot_sectors) * kSectorSize;
-}
-
 Result<Measurement> measure_size(uint64_t size, const MeasureTarget& target) {
   if (target.format == Format::kRaw) {
     const uint64_t whole = align_up(size, kSectorSize);

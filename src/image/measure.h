@@ -31,7 +31,4 @@ Result<Measurement> measure_size(uint64_t size, const MeasureTarget& target);
 // The disk of an image, or of snapshot `snapshot` of it.
 Result<Measurement> measure_image(const OpenImage& image, std::optional<size_t> snapshot, const MeasureTarget& target);
 
-// What a LUKS header with keys of `key_bytes` takes: the header, and eight slots of 4000 stripes.
-uint64_t luks_header_bytes(uint64_t key_bytes);
-
 }  // namespace varve::image

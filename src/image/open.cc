@@ -25,6 +25,7 @@ LockRequest lock_for(size_t layer, Format format, const OpenOptions& options) {
     case Use::kRead:
       return format == Format::kRaw ? LockRequest::raw_reader() : LockRequest::format_reader();
     case Use::kWrite:
+    case Use::kWriteMetadata:
       return format == Format::kRaw ? LockRequest::raw_writer() : LockRequest::format_writer();
   }
   return LockRequest::format_writer();
@@ -65,12 +66,28 @@ struct OpenLayer {
   bool probed = false;
 };
 
+// `data_file` is open, or null; `encryption` is what the user says of this layer.
+Result<std::shared_ptr<qcow2::Image>> open_qcow2(const std::shared_ptr<FileDevice>& file,
+                                                 std::shared_ptr<FileDevice> data_file, bool writable, Use use,
+                                                 const Encryption& encryption) {
+  const qcow2::Header header = TRY(qcow2::read_header(*file));
+  TRY(check_encryption_format(header, encryption));
+  const bool needs_data = use == Use::kRead || use == Use::kWrite;
+  qcow2::OpenOptions options{.writable = writable, .data = data_file};
+  if (needs_data && header.crypt_method == qcow2::CryptMethod::kLuks && encryption.passphrase)
+    options.data = TRY(open_encrypted(*file, header, *encryption.passphrase, data_file ? data_file : file));
+  std::shared_ptr<qcow2::Image> image = TRY(qcow2::Image::open(file, std::move(options)));
+  if (needs_data && header.crypt_method != qcow2::CryptMethod::kNone) TRY(image->check_readable());
+  return image;
+}
+
 // `opening` is the file that was being opened when an error comes.
 Result<OpenLayer> open_layer(size_t index, const std::string& path, std::optional<Format> format,
                              const OpenOptions& options, std::string& opening) {
   opening = path;
   TRY(refuse_protocol(path));
-  const bool writable = index == 0 ? options.use == Use::kWrite : options.writable_layer == index;
+  const bool writes = options.use == Use::kWrite || options.use == Use::kWriteMetadata;
+  const bool writable = index == 0 ? writes : options.writable_layer == index;
   OpenLayer result;
   // Which lock is right depends on the format, and reading the format needs no lock: a writer's lock would come in the
   // way of nothing but itself.
@@ -106,7 +123,9 @@ Result<OpenLayer> open_layer(size_t index, const std::string& path, std::optiona
       opening = path;
     }
   }
-  result.qcow2 = TRY(qcow2::Image::open(result.file, {.writable = writable, .data = std::move(data)}));
+  const Encryption none;
+  const Encryption& below = index <= options.below.size() && index != 0 ? options.below[index - 1].encryption : none;
+  result.qcow2 = TRY(open_qcow2(result.file, std::move(data), writable, options.use, index == 0 ? options.encryption : below));
   result.device = result.qcow2;
   return result;
 }
@@ -141,7 +160,7 @@ Result<Layer> declared_backing(const std::string& overlay_path, const qcow2::Hea
 }
 
 Result<OpenImage> open_image(const std::string& path, const OpenOptions& options, OpenFailure* failure) {
-  CHECK(!(options.share_with_writers && options.use == Use::kWrite));
+  CHECK(!options.share_with_writers || options.use == Use::kInspect || options.use == Use::kRead);
   OpenImage image;
   // "file:" says that a path follows, whatever it looks like.
   std::string next_path = path.starts_with("file:") ? path.substr(5) : path;
@@ -174,19 +193,32 @@ Result<OpenImage> open_image(const std::string& path, const OpenOptions& options
       image.file_ = opened->file;
       image.was_probed_ = opened->probed;
     }
-    if (!options.open_backing || !opened->qcow2 || !opened->qcow2->header().backing_file) return image;
+    const LayerOptions* given =
+        image.layers_.size() <= options.below.size() ? &options.below[image.layers_.size() - 1] : nullptr;
+    if (!options.open_backing || !opened->qcow2) return image;
+    if (!opened->qcow2->header().backing_file && !(given && given->path)) return image;
     if (image.layers_.size() >= kMaxChainDepth) {
       return fail(
           make_error(ErrorKind::kRefused, fmt::format("the backing chain is longer than {} images", kMaxChainDepth)));
     }
     above = opened->qcow2;
+    if (given && given->path) {
+      next_path = *given->path;
+      next_format = given->format;
+      const auto& declared = above->header().backing_format;
+      if (!next_format && declared) next_format = format_of_name(*declared);
+      if (next_format) continue;
+      return fail(
+          make_error(ErrorKind::kRefused, fmt::format("the format of the backing file '{}' is not given", next_path))
+              .with_note("backing.driver=FORMAT gives it, FORMAT being raw or qcow2"));
+    }
     const std::string overlay_path = next_path;
     next_path = *above->header().backing_file;
     Result<Layer> below = declared_backing(overlay_path, above->header());
     opening = next_path;
     if (!below) return fail(std::move(below).error());
     next_path = below->path;
-    next_format = below->format;
+    next_format = given && given->format ? given->format : below->format;
   }
 }
 

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "image/encryption.h"
 #include "image/format.h"
 #include "io/file_device.h"
 #include "qcow2/image.h"
@@ -25,6 +26,14 @@ enum class Use : uint8_t {
   kInspect,  // metadata only: no guest data is read, no external data file opened
   kRead,
   kWrite,
+  kWriteMetadata,  // snapshots, bitmaps, names: no guest data is read or written, so no key is needed
+};
+
+// What the user says of a layer below the top, in the place of what the header above it says.
+struct LayerOptions {
+  std::optional<std::string> path = std::nullopt;
+  std::optional<Format> format = std::nullopt;
+  Encryption encryption = {};
 };
 
 struct OpenOptions {
@@ -37,6 +46,9 @@ struct OpenOptions {
   std::optional<size_t> writable_layer = std::nullopt;
   // In the place of the external data file that the top image names, or fails to name: the user's word, not an image's.
   std::optional<std::string> data_file = std::nullopt;
+  // Of the top image. Without a passphrase, an encrypted one opens for metadata only (Use).
+  Encryption encryption = {};
+  std::vector<LayerOptions> below = {};  // from the top's backing file on; there may be fewer or more than layers
 };
 
 // The file behind an image, whatever it is called: st_dev and st_ino.

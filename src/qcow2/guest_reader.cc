@@ -31,6 +31,7 @@ Result<void> read_backing(BlockDevice* backing, uint64_t offset, std::span<std::
 
 // A data cluster may lie (partly) behind the end of the file: preallocated images end early. It reads as zeroes there.
 Result<void> GuestReader::read_data(uint64_t host_offset, std::span<std::byte> buffer) {
+  if (data_kind_ == DataKind::kEncrypting) return data_.read_at(host_offset, buffer);
   return read_padded(data_, host_offset, buffer);
 }
 

@@ -76,9 +76,16 @@ Image::~Image() {
 
 Result<void> Image::State::check_readable() const {
   if (data_given) return {};
-  if (header.crypt_method != CryptMethod::kNone)
+  if (header.crypt_method == CryptMethod::kAes)
     return make_error(ErrorKind::kUnsupported,
-                      fmt::format("{}: encrypted images can't be read by this version", file->name()));
+                      fmt::format("{}: images with QEMU's old AES encryption can't be read by Varve", file->name()))
+        .with_note("`qemu-img convert` copies such an image into one with encrypt.format=luks");
+  if (header.crypt_method != CryptMethod::kNone)
+    return make_error(ErrorKind::kPermission,
+                      fmt::format("{}: Parameter 'encrypt.key-secret' is required for cipher", file->name()))
+        .with_note(
+            "the image is encrypted; --object secret,id=ID,file=PATH and "
+            "--image-opts driver=qcow2,encrypt.key-secret=ID,file.filename=… open it");
   if (header.has_data_file())
     return make_error(ErrorKind::kUnsupported,
                       fmt::format("{}: the disk is in an external data file, which is not opened here", file->name()));
@@ -93,6 +100,8 @@ Result<void> Image::State::check_writable() const {
   if (header.is_dirty())
     return corruption(name, 72, "the image was not closed cleanly (dirty bit): its refcounts can't be trusted")
         .with_note(fmt::format("`qemu-img check -r all {}` rebuilds them", name));
+  // Tables and snapshots of an encrypted image can be changed without its key.
+  if (header.crypt_method != CryptMethod::kNone) return {};
   return check_readable();
 }
 
@@ -116,7 +125,10 @@ Result<std::unique_ptr<Image>> Image::open(std::shared_ptr<BlockDevice> file, Op
   state->data = state->data_given ? std::move(options.data) : state->file;
   state->writable = options.writable;
   TRY(state->load());
-  state->reader = std::make_unique<GuestReader>(*state->file, *state->data, state->header.compression_type);
+  const bool encrypted = state->data_given && state->header.crypt_method != CryptMethod::kNone;
+  state->reader = std::make_unique<GuestReader>(
+      *state->file, *state->data, encrypted ? GuestReader::DataKind::kEncrypting : GuestReader::DataKind::kPlain,
+      state->header.compression_type);
   if (options.writable) {
     TRY(state->check_writable());
     for (size_t i = 0; i < state->mapping->l1().size(); ++i) TRY(state->mapping->table_offset(i));
@@ -149,6 +161,9 @@ const std::vector<Snapshot>& Image::snapshots() const {
 }
 BlockDevice& Image::file() {
   return *state_->file;
+}
+Result<void> Image::check_readable() const {
+  return state_->check_readable();
 }
 BlockDevice& Image::data() {
   return *state_->data;
@@ -206,6 +221,7 @@ Result<void> Image::read_at(uint64_t offset, std::span<std::byte> buffer) {
 Result<void> Image::write_at(uint64_t offset, std::span<const std::byte> data) {
   if (!state_->writer) return read_only(name());
   TRY(check_range(name(), offset, data.size(), state_->header.size));
+  TRY(state_->check_readable());
   TRY(record_write(offset, data.size()));
   const std::shared_lock io(state_->io_lock);
   while (!data.empty()) {
@@ -244,6 +260,7 @@ Result<void> Image::zero_raw_data_file(uint64_t offset, uint64_t length, ZeroMod
 Result<void> Image::write_zeroes(uint64_t offset, uint64_t length, ZeroMode mode) {
   if (!state_->writer) return read_only(name());
   TRY(check_range(name(), offset, length, state_->header.size));
+  TRY(state_->check_readable());
   TRY(record_write(offset, length));
   const auto kind = mode == ZeroMode::kMayUnmap ? ImageWriter::ZeroKind::kUnmap : ImageWriter::ZeroKind::kKeepAllocated;
   const uint64_t cluster_size = state_->header.cluster_size();
@@ -274,6 +291,7 @@ Result<void> Image::write_zeroes(uint64_t offset, uint64_t length, ZeroMode mode
 Result<void> Image::discard(uint64_t offset, uint64_t length) {
   if (!state_->writer) return read_only(name());
   TRY(check_range(name(), offset, length, state_->header.size));
+  TRY(state_->check_readable());
   TRY(record_write(offset, length));
   const uint64_t cluster_size = state_->header.cluster_size();
   if (state_->header.has_raw_data_file()) {  // whole clusters, and zeroes for who reads the data file alone

@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 
+#include "crypto/luks_volume.h"
 #include "io/block_device.h"
 #include "qcow2/dirty_bitmaps.h"
 #include "qcow2/guest_reader.h"
@@ -36,11 +37,15 @@ struct CreateOptions {
   // The data file is to read as a raw image of this disk at any time. Metadata is preallocated, so that what is written
   // to it directly is seen here as well.
   bool data_file_raw = false;
+  // Encrypts the disk, with LUKS. Metadata that is preallocated shows noise then: the holes of the file, decrypted.
+  std::optional<crypto::LuksFormat> encryption = std::nullopt;
+  std::shared_ptr<const crypto::SecretBytes> passphrase = nullptr;  // with `encryption`: that of its first key slot
 };
 
 struct OpenOptions {
-  // Dirty or corrupt images open for reading only, encrypted ones and those with an external data file without `data`
-  // for reading of metadata only; asking for write access to them is refused with the remedy.
+  // Dirty or corrupt images open for reading only, those with an external data file without `data` for reading of
+  // metadata only; asking for write access to them is refused with the remedy. An encrypted image without `data` opens
+  // for changes of metadata (snapshots, bitmaps, names); guest data is neither read nor written (kPermission).
   bool writable = false;
   // The device that holds the guest's data clusters at the offsets that the tables say (compressed ones lie in the
   // image file always). By default the image file itself. Another one: the external data file, which has to be writable
@@ -69,6 +74,8 @@ class Image final : public BlockDevice {
   const Header& header() const;
   const std::vector<Snapshot>& snapshots() const;
   BlockDevice& file();
+  // What keeps guest data from being read and written, if anything does: the key or the data file was not given.
+  Result<void> check_readable() const;
   // Where the guest's data is: OpenOptions::data, or file().
   BlockDevice& data();
   // Writes everything that is pending, and then the header anew, as `change` makes it from the present one

@@ -29,6 +29,8 @@ void Image::State::give_back(std::unique_ptr<ClusterCompressor> compressor) {
 
 Result<void> Image::write_compressed(uint64_t offset, std::span<const std::byte> data) {
   if (!state_->writer) return make_error(ErrorKind::kPermission, name() + ": the image is open for reading only");
+  if (state_->header.crypt_method != CryptMethod::kNone)
+    return make_error(ErrorKind::kUnsupported, name() + ": Compression and encryption not supported at the same time");
   if (state_->header.has_data_file()) {
     Error error = make_error(ErrorKind::kUnsupported, name() + ": an external data file holds no compressed clusters");
     error.sys_errno = ENOTSUP;

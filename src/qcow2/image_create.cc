@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 
 #include "base/checked.h"
@@ -16,17 +17,20 @@ Error invalid(const std::string& what) {
   return make_error(ErrorKind::kInvalidArgument, what);
 }
 
-// Where everything of a new image lies, in clusters: header, refcount table, refcount blocks, L1, L2 tables, data.
+// Where everything of a new image lies, in clusters: header, refcount table, refcount blocks, L1, LUKS
+// header, L2 tables, data.
 struct Plan {
   uint64_t table_clusters = 1;
   uint64_t blocks = 1;
   uint64_t l1_clusters = 0;
+  uint64_t luks_clusters = 0;
   uint64_t l2_tables = 0;
   uint64_t data_clusters = 0;  // in this file
 
   uint64_t first_block() const { return 1 + table_clusters; }
   uint64_t first_l1() const { return first_block() + blocks; }
-  uint64_t first_l2() const { return first_l1() + l1_clusters; }
+  uint64_t first_luks() const { return first_l1() + l1_clusters; }
+  uint64_t first_l2() const { return first_luks() + luks_clusters; }
   uint64_t first_data() const { return first_l2() + l2_tables; }
   uint64_t all() const { return first_data() + data_clusters; }
 };
@@ -64,8 +68,9 @@ Result<void> check_options(const CreateOptions& o) {
   return {};
 }
 
-Plan make_plan(const Header& h, bool preallocated) {
+Plan make_plan(const Header& h, uint64_t luks_bytes, bool preallocated) {
   Plan p;
+  p.luks_clusters = div_round_up(luks_bytes, h.cluster_size());
   p.l1_clusters = div_round_up(uint64_t{h.l1_size} * 8, h.cluster_size());
   if (preallocated) {
     const uint64_t data_clusters = div_round_up(h.size, h.cluster_size());
@@ -99,6 +104,21 @@ Result<void> write_preallocated(BlockDevice& file, const Header& h, const Plan& 
   return file.resize(p.all() * h.cluster_size());
 }
 
+// `luks` is the beginning of the header; behind it, up to the last cluster's end, are zeroes.
+Result<void> write_luks(BlockDevice& file, std::span<const std::byte> luks, uint64_t offset, uint64_t length) {
+  static constexpr std::array<std::byte, 512> kLast{};
+  TRY(file.write_at(offset, luks));
+  TRY(file.write_at(offset + length - kLast.size(), kLast));  // so that the file goes so far
+  return file.write_zeroes(offset + luks.size(), length - luks.size(), ZeroMode::kMayUnmap);
+}
+
+HeaderExtension luks_extension(uint64_t offset, uint64_t length) {
+  HeaderExtension extension{kExtensionCrypto, std::vector<std::byte>(16)};
+  store_be(extension.data.data(), offset);
+  store_be(extension.data.data() + 8, length);
+  return extension;
+}
+
 }  // namespace
 
 Result<void> Image::create(BlockDevice& file, const CreateOptions& o) {
@@ -123,13 +143,21 @@ Result<void> Image::create(BlockDevice& file, const CreateOptions& o) {
                                o.cluster_size, (kMaxL1Bytes / 8) * h.bytes_per_l2_table()));
   h.l1_size = static_cast<uint32_t>(l1_entries);
   const bool preallocated = o.preallocate_metadata || o.data_file_raw;
-  const Plan p = make_plan(h, preallocated);
+  const uint64_t luks_bytes = o.encryption ? crypto::luks_header_area(o.encryption->cipher) : 0;
+  const Plan p = make_plan(h, luks_bytes, preallocated);
   if (p.table_clusters * h.cluster_size() > std::max(kMaxRefcountTableBytes, h.cluster_size()))
     return invalid(
         fmt::format("a preallocated disk of {} bytes needs a refcount table beyond the limit of 8 MiB", o.size));
   h.refcount_table_offset = h.cluster_size();
   h.refcount_table_clusters = static_cast<uint32_t>(p.table_clusters);
   h.l1_table_offset = l1_entries == 0 ? 0 : p.first_l1() * h.cluster_size();
+  std::vector<std::byte> luks;
+  if (o.encryption) {
+    CHECK(o.passphrase != nullptr);
+    luks = TRY(crypto::make_luks_header(*o.encryption, *o.passphrase));
+    h.crypt_method = CryptMethod::kLuks;
+    h.extensions.push_back(luks_extension(p.first_luks() * h.cluster_size(), luks_bytes));
+  }
   const std::vector<std::byte> header_cluster = TRY(serialize_header(h)).cluster;
 
   TRY(file.resize(0));
@@ -144,6 +172,7 @@ Result<void> Image::create(BlockDevice& file, const CreateOptions& o) {
   std::vector<be64> l1(p.l1_clusters * h.cluster_size() / 8);
   for (uint64_t t = 0; t < p.l2_tables; ++t) l1[t] = ((p.first_l2() + t) * h.cluster_size()) | kEntryCopied;
   if (!l1.empty()) TRY(file.write_at(h.l1_table_offset, std::as_bytes(std::span(l1))));
+  if (!luks.empty()) TRY(write_luks(file, luks, p.first_luks() * h.cluster_size(), p.luks_clusters * h.cluster_size()));
   if (preallocated) TRY(write_preallocated(file, h, p));
   // The header comes last: what is interrupted before is not a qcow2 image to anybody.
   TRY(file.flush());  // everything that the header names | the header

@@ -57,6 +57,7 @@ Result<void> Image::check_resizable(uint64_t new_size) const {
   if (!s.writer) {
     return make_error(ErrorKind::kPermission, fmt::format("{}: the image is open for reading only", name()));
   }
+  TRY(s.check_readable());
   if (new_size % 512 != 0) return make_error(ErrorKind::kInvalidArgument, "The new size must be a multiple of 512");
   if (!s.snapshots.empty() && s.header.version < 3) return refusal("Can't resize a v2 image which has snapshots");
   return {};

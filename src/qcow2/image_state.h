@@ -43,7 +43,7 @@ struct Image::State {
   Result<std::unique_ptr<ClusterCompressor>> take_compressor();
   void give_back(std::unique_ptr<ClusterCompressor> compressor);
 
-  // What keeps guest data from being read: named once, for reads of any point.
+  // What keeps guest data from being read and changed: named once, for any point.
   Result<void> check_readable() const;
   Result<void> check_writable() const;
   // image_amend.cc

@@ -48,5 +48,15 @@ TEST_P(CompressedCorpus, BreaksNoPromise) {
 
 INSTANTIATE_TEST_SUITE_P(All, CompressedCorpus, testing::ValuesIn(files("compressed")), test_name);
 
+class LuksCorpus : public testing::TestWithParam<std::string> {};
+
+TEST_P(LuksCorpus, BreaksNoPromise) {
+  const std::string bytes = test::read_whole_file(GetParam());
+  ASSERT_FALSE(bytes.empty());
+  luks_header(std::as_bytes(std::span(bytes)));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, LuksCorpus, testing::ValuesIn(files("luks")), test_name);
+
 }  // namespace
 }  // namespace varve::fuzz

@@ -7,6 +7,7 @@
 
 #include "check/check.h"
 #include "check/deep.h"
+#include "crypto/luks_volume.h"
 #include "io/memory_device.h"
 #include "qcow2/compressed_cluster.h"
 #include "qcow2/snapshot_transaction.h"
@@ -183,6 +184,16 @@ void decompress(std::span<const std::byte> bytes) {
   Bytes cluster(kSizes[choice >> 1 & 3] + 16, std::byte{0xcc});
   (void)qcow2::decompress_cluster(type, bytes.subspan(1), std::span(cluster).first(cluster.size() - 16));
   CHECK(std::all_of(cluster.end() - 16, cluster.end(), [](std::byte b) { return b == std::byte{0xcc}; }));
+}
+
+void luks_header(std::span<const std::byte> bytes) {
+  const auto device = device_of(bytes);
+  const auto header = crypto::read_luks_header({device.get(), 0, bytes.size()});
+  if (!header) return;
+  for (const crypto::LuksSlot& slot : header->slots)
+    CHECK(slot.key_offset + crypto::luks_material_bytes(header->cipher) <= header->payload_offset);
+  const auto again = crypto::parse_luks_header(crypto::serialize_luks_header(*header));
+  CHECK(again && crypto::serialize_luks_header(*again) == crypto::serialize_luks_header(*header));
 }
 
 }  // namespace varve::fuzz

@@ -21,4 +21,8 @@ void check_image(std::span<const std::byte> bytes);
 // Byte 0: compression type and cluster size; the rest is the compressed cluster.
 void decompress(std::span<const std::byte> bytes);
 
+// A LUKS header. Promised: key material of an accepted one lies before its payload, and what is written again reads the
+// same.
+void luks_header(std::span<const std::byte> bytes);
+
 }  // namespace varve::fuzz

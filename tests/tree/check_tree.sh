@@ -22,15 +22,16 @@ reach() {
     base) echo 'base' ;;
     io) echo 'base io' ;;
     check) echo 'base io check' ;;
-    qcow2) echo 'base io qcow2' ;;
-    image) echo 'base io qcow2 image' ;;
+    crypto) echo 'base io crypto' ;;
+    qcow2) echo 'base io crypto qcow2' ;;
+    image) echo 'base io crypto qcow2 image' ;;
     domain) echo 'base domain' ;;
-    store) echo 'base io qcow2 domain store' ;;
-    disk) echo 'base io qcow2 image domain store disk' ;;
-    host) echo 'base io qcow2 image domain store disk host' ;;
-    operation) echo 'base io qcow2 image domain store disk host operation' ;;
-    inspect) echo 'base io qcow2 image domain store disk host inspect' ;;
-    cli) echo 'base io check qcow2 image domain store disk host operation inspect cli' ;;
+    store) echo 'base io crypto qcow2 domain store' ;;
+    disk) echo 'base io crypto qcow2 image domain store disk' ;;
+    host) echo 'base io crypto qcow2 image domain store disk host' ;;
+    operation) echo 'base io crypto qcow2 image domain store disk host operation' ;;
+    inspect) echo 'base io crypto qcow2 image domain store disk host inspect' ;;
+    cli) echo 'base io check crypto qcow2 image domain store disk host operation inspect cli' ;;
     *) echo '' ;;
   esac
 }

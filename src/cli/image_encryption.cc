@@ -1,0 +1,119 @@
+#include "cli/image_encryption.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "qcow2/luks_area.h"
+
+namespace varve::cli {
+
+namespace {
+
+constexpr std::array kLuksOptions = {"encrypt.cipher-alg", "encrypt.cipher-mode", "encrypt.hash-alg",
+                                     "encrypt.iter-time",  "encrypt.ivgen-alg",   "encrypt.ivgen-hash-alg"};
+
+Error invalid(std::string message) {
+  return make_error(ErrorKind::kInvalidArgument, std::move(message));
+}
+
+// Sets `value` where the option is given; `parse` knows its names.
+template <typename Value, typename Parse>
+Result<void> take(const ImageOptions& options, const char* name, Parse parse, Value& value) {
+  const std::optional<std::string> text = options.text(fmt::format("encrypt.{}", name));
+  if (!text) return {};
+  const auto parsed = parse(*text);
+  if (!parsed) return invalid(fmt::format("Parameter '{}' does not accept value '{}'", name, *text));
+  value = *parsed;
+  return {};
+}
+
+Result<crypto::LuksFormat> luks_format(const ImageOptions& options) {
+  crypto::LuksFormat format;
+  const std::string cipher = options.text("encrypt.cipher-alg").value_or("");
+  if (cipher == "des" || cipher == "3des")  // names of QEMU's that are none of LUKS's
+    return make_error(ErrorKind::kUnsupported, fmt::format("Algorithm '{}' not supported", cipher));
+  TRY(take(options, "cipher-alg", crypto::cipher_named, format.cipher.algorithm));
+  TRY(take(options, "cipher-mode", crypto::cipher_mode_named, format.cipher.mode));
+  TRY(take(options, "ivgen-alg", crypto::iv_generator_named, format.cipher.iv_generator));
+  TRY(take(options, "ivgen-hash-alg", crypto::hash_named, format.cipher.iv_hash));
+  TRY(take(options, "hash-alg", crypto::hash_named, format.hash));
+  if (format.cipher.iv_generator == crypto::IvGenerator::kEssiv && !format.cipher.iv_hash)
+    format.cipher.iv_hash = crypto::HashAlgorithm::kSha256;
+  if (const auto time = options.number("encrypt.iter-time")) {
+    if (*time > INT64_MAX && !options.text("encrypt.iter-time")->starts_with("-"))
+      return invalid("Parameter 'encrypt.iter-time' expects integer");
+    if (*time == 0) return invalid("Parameter 'encrypt.iter-time' must be greater than zero");
+    format.iteration_time_ms = *time;
+  }
+  return format;
+}
+
+}  // namespace
+
+Result<std::optional<EncryptionOptions>> encryption_options(const ImageOptions& options) {
+  const bool old_name = options.flag("encryption");
+  std::optional<std::string> format = options.text("encrypt.format");
+  if (old_name && format) return invalid("'encrypt.format' and its alias 'encryption' can't be used at the same time");
+  if (old_name) format = "aes";
+  const auto given = [&](const char* name) { return options.text(name).has_value(); };
+  const std::optional<std::string> key_secret = options.text("encrypt.key-secret");
+  if (!format) {
+    if (key_secret || std::ranges::any_of(kLuksOptions, given)) return invalid("Parameter 'encrypt.format' is missing");
+    return std::optional<EncryptionOptions>();
+  }
+  if (*format == "aes" || *format == "qcow") {
+    if (const auto* extra = std::ranges::find_if(kLuksOptions, given); extra != kLuksOptions.end())
+      return invalid(fmt::format("Parameter '{}' is unexpected", *extra));
+    if (!key_secret) return invalid("Parameter 'encrypt.key-secret' is required for cipher");
+    return make_error(ErrorKind::kUnsupported,
+                      "QEMU's old AES encryption is not made by Varve: anybody can tell what is in it")
+        .with_note("-o encrypt.format=luks makes an image that is really encrypted");
+  }
+  if (*format != "luks") return invalid(fmt::format("Parameter 'format' does not accept value '{}'", *format));
+  return std::optional(EncryptionOptions{TRY(luks_format(options)), key_secret});
+}
+
+Result<std::shared_ptr<const crypto::SecretBytes>> passphrase_of(const EncryptionOptions& encryption,
+                                                                 const ImageObjects& objects) {
+  if (!encryption.key_secret) return invalid("Parameter 'encrypt.key-secret' is required for cipher");
+  return objects.passphrase(*encryption.key_secret);
+}
+
+Result<void> add_encryption(const ImageOptions& options, const ImageObjects& objects, qcow2::CreateOptions& create) {
+  const std::optional<EncryptionOptions> encryption = TRY(encryption_options(options));
+  if (!encryption) return {};
+  create.passphrase = TRY(passphrase_of(*encryption, objects));
+  create.encryption = encryption->format;
+  return {};
+}
+
+Result<void> amend_key_slots(qcow2::Image& image, const ImageOptions& options, const ImageObjects& objects,
+                             const crypto::SecretBytes& passphrase, crypto::KeySlotCare care) {
+  const crypto::LuksArea area = TRY(qcow2::luks_area(image.file(), image.header()));
+  const std::optional<std::string> state = options.text("encrypt.state");
+  const std::optional<uint64_t> slot = options.number("encrypt.keyslot");
+  const std::optional<uint64_t> time = options.number("encrypt.iter-time");
+  const std::optional<std::string> old_secret = options.text("encrypt.old-secret");
+  const std::optional<std::string> new_secret = options.text("encrypt.new-secret");
+  if (!state) return invalid("Parameter 'state' is missing");
+  if (*state == "active") {
+    if (!new_secret) return invalid("'new-secret' is required to activate a keyslot");
+    if (old_secret) return invalid("'old-secret' must not be given when activating keyslots");
+    const auto fresh = TRY(objects.passphrase(*new_secret));
+    return crypto::add_key_slot(area, passphrase, *fresh, slot, time.value_or(crypto::LuksFormat().iteration_time_ms),
+                                care);
+  }
+  if (*state != "inactive") return invalid(fmt::format("Parameter 'state' does not accept value '{}'", *state));
+  if (new_secret) return invalid("'new-secret' must not be given when erasing keyslots");
+  if (time) return invalid("'iter-time' must not be given when erasing keyslots");
+  std::shared_ptr<const crypto::SecretBytes> old;
+  if (old_secret) old = TRY(objects.passphrase(*old_secret));
+  if (slot) return crypto::erase_key_slot(area, *slot, old.get(), care);
+  if (old) return crypto::erase_key_slots_of(area, *old, care);
+  return invalid(
+      "To erase keyslot(s), either explicit keyslot index or the password currently contained in them must be given");
+}
+
+}  // namespace varve::cli

@@ -1,0 +1,162 @@
+#include "crypto/hash.h"
+
+#include <fmt/format.h>
+#include <openssl/crypto.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/rand.h>
+
+#include <algorithm>
+#include <array>
+#include <climits>
+#include <ctime>
+
+#include "crypto/library_error.h"
+
+namespace varve::crypto {
+namespace {
+
+struct HashName {
+  HashAlgorithm hash;
+  const char* name;
+  const char* library_name;
+  size_t digest_bytes;
+};
+constexpr std::array kHashes{
+    HashName{HashAlgorithm::kMd5, "md5", "MD5", 16},
+    HashName{HashAlgorithm::kSha1, "sha1", "SHA1", 20},
+    HashName{HashAlgorithm::kSha224, "sha224", "SHA224", 28},
+    HashName{HashAlgorithm::kSha256, "sha256", "SHA256", 32},
+    HashName{HashAlgorithm::kSha384, "sha384", "SHA384", 48},
+    HashName{HashAlgorithm::kSha512, "sha512", "SHA512", 64},
+    HashName{HashAlgorithm::kRipemd160, "ripemd160", "RIPEMD160", 20},
+};
+
+const HashName& entry_of(HashAlgorithm hash) {
+  return *std::ranges::find(kHashes, hash, &HashName::hash);
+}
+
+const unsigned char* raw(std::span<const std::byte> bytes) {
+  return static_cast<const unsigned char*>(static_cast<const void*>(bytes.data()));
+}
+unsigned char* raw(std::span<std::byte> bytes) {
+  return static_cast<unsigned char*>(static_cast<void*>(bytes.data()));
+}
+
+struct FreeDigest {
+  void operator()(EVP_MD* digest) const { EVP_MD_free(digest); }
+};
+using Digest = std::unique_ptr<EVP_MD, FreeDigest>;
+
+Result<Digest> fetch(HashAlgorithm hash) {
+  Digest digest(EVP_MD_fetch(nullptr, entry_of(hash).library_name, nullptr));
+  if (!digest) {
+    ERR_clear_error();
+    return make_error(ErrorKind::kUnsupported, fmt::format("Hash algorithm '{}' not supported", name_of(hash)))
+        .with_note("the installed OpenSSL does not offer it");
+  }
+  return digest;
+}
+
+uint64_t thread_nanoseconds() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+}
+
+}  // namespace
+
+void cleanse(std::span<std::byte> bytes) {
+  OPENSSL_cleanse(bytes.data(), bytes.size());
+}
+
+Error library_error(const char* doing) {
+  std::array<char, 256> reason{};
+  ERR_error_string_n(ERR_get_error(), reason.data(), reason.size());
+  ERR_clear_error();
+  return make_error(ErrorKind::kInternal, fmt::format("{}: {}", doing, reason.data()));
+}
+
+std::optional<HashAlgorithm> hash_named(std::string_view name) {
+  const auto* found = std::ranges::find(kHashes, name, &HashName::name);
+  if (found == kHashes.end()) return std::nullopt;
+  return found->hash;
+}
+const char* name_of(HashAlgorithm hash) {
+  return entry_of(hash).name;
+}
+size_t digest_bytes(HashAlgorithm hash) {
+  return entry_of(hash).digest_bytes;
+}
+
+struct Hasher::Context {
+  Digest algorithm;
+  EVP_MD_CTX* context = nullptr;
+  ~Context() { EVP_MD_CTX_free(context); }
+};
+
+Hasher::Hasher(std::unique_ptr<Context> context) : context_(std::move(context)) {}
+Hasher::Hasher(Hasher&&) noexcept = default;
+Hasher::~Hasher() = default;
+
+Result<Hasher> Hasher::make(HashAlgorithm hash) {
+  auto context = std::make_unique<Context>();
+  context->algorithm = TRY(fetch(hash));
+  context->context = EVP_MD_CTX_new();
+  if (context->context == nullptr) return library_error("preparing a hash");
+  return Hasher(std::move(context));
+}
+
+Result<void> Hasher::digest(std::span<const std::byte> first, std::span<const std::byte> second,
+                            std::span<std::byte> digest) {
+  EVP_MD_CTX* context = context_->context;
+  if (EVP_DigestInit_ex2(context, context_->algorithm.get(), nullptr) != 1 ||
+      EVP_DigestUpdate(context, first.data(), first.size()) != 1 ||
+      EVP_DigestUpdate(context, second.data(), second.size()) != 1 ||
+      EVP_DigestFinal_ex(context, raw(digest), nullptr) != 1) {
+    return library_error("hashing");
+  }
+  return {};
+}
+
+Result<void> pbkdf2(HashAlgorithm hash, std::span<const std::byte> passphrase, std::span<const std::byte> salt,
+                    uint32_t iterations, std::span<std::byte> key) {
+  if (iterations == 0 || iterations > kMaxIterations) {
+    return make_error(ErrorKind::kUnsupported, fmt::format("{} iterations of the key derivation are outside of 1 to {}",
+                                                           iterations, uint32_t{kMaxIterations}));
+  }
+  CHECK(passphrase.size() <= INT_MAX && salt.size() <= INT_MAX && key.size() <= INT_MAX);
+  const Digest digest = TRY(fetch(hash));
+  // An empty passphrase must not be a null pointer: the library would take that for "as before".
+  static constexpr char kEmpty[] = "";
+  const char* text =
+      passphrase.empty() ? kEmpty : static_cast<const char*>(static_cast<const void*>(passphrase.data()));
+  if (PKCS5_PBKDF2_HMAC(text, static_cast<int>(passphrase.size()), raw(salt), static_cast<int>(salt.size()),
+                        static_cast<int>(iterations), digest.get(), static_cast<int>(key.size()), raw(key)) != 1) {
+    return library_error("deriving a key from the passphrase");
+  }
+  return {};
+}
+
+Result<uint64_t> pbkdf2_iterations_per_second(HashAlgorithm hash, size_t key_bytes, uint64_t time_ms) {
+  const uint64_t long_enough = std::min<uint64_t>(time_ms, 100) * 1'000'000;  // ns
+  const std::array<std::byte, 32> salt{};
+  const std::array<std::byte, 8> passphrase{};
+  SecretBytes key(key_bytes);
+  for (uint32_t iterations = 1u << 12;; iterations *= 4) {
+    const uint64_t start = thread_nanoseconds();
+    TRY(pbkdf2(hash, passphrase, salt, iterations, key.bytes()));
+    const uint64_t took = thread_nanoseconds() - start;
+    // A clock that stands still must not keep us here for ever.
+    if (took >= long_enough || iterations >= 1u << 28)
+      return static_cast<uint64_t>(iterations) * 1'000'000'000 / std::max<uint64_t>(took, 1000);
+  }
+}
+
+Result<void> random_bytes(std::span<std::byte> bytes) {
+  CHECK(bytes.size() <= INT_MAX);
+  if (RAND_priv_bytes(raw(bytes), static_cast<int>(bytes.size())) != 1) return library_error("getting random bytes");
+  return {};
+}
+
+}  // namespace varve::crypto

@@ -1,0 +1,340 @@
+// LUKS-encrypted images, both ways: what QEMU encrypts is read and written here, and the other way round.
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "crypto/luks_volume.h"
+#include "image/open.h"
+#include "interop/image_command_peer.h"
+#include "qcow2/luks_area.h"
+#include "qcow2/snapshot_transaction.h"
+
+namespace varve {
+namespace {
+
+using test::ProcessResult;
+using test::words;
+using testing::HasSubstr;
+using Bytes = std::vector<std::byte>;
+
+constexpr uint64_t kSize = 4 << 20;
+constexpr const char* kSecret = "secret,id=s,data=swordfish";
+constexpr const char* kLuks = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10";
+
+Bytes random_bytes(std::mt19937_64& random, size_t size) {
+  Bytes bytes(size);
+  for (auto& b : bytes) b = static_cast<std::byte>(random());
+  return bytes;
+}
+
+class ImageEncryption : public test::ImageCommandPeer {
+ protected:
+  std::string path(const std::string& name) const { return our_dir() + "/" + name; }
+
+  std::string options_of(const std::string& more) const {
+    return std::string(kLuks) + (more.empty() ? "" : "," + more);
+  }
+
+  void create_ours(const std::string& name, const std::string& more = "", const std::string& size = "4M") const {
+    const ProcessResult made =
+        ours({"create", "-q", "-f", "qcow2", "--object", kSecret, "-o", options_of(more), name, size});
+    ASSERT_EQ(made.exit_code, 0) << made.err;
+  }
+  // qemu-img measures its own speed in CPU time, and gives up where the kernel's clock of that stood still.
+  void create_theirs(const std::string& name, const std::string& more = "") const {
+    ProcessResult made;
+    for (int attempt = 0; attempt < 100 && made.exit_code != 0; ++attempt) {
+      made = test::run(
+          {"qemu-img", "create", "-q", "-f", "qcow2", "--object", kSecret, "-o", options_of(more), name, "4M"},
+          run_options(our_dir()));
+    }
+    ASSERT_EQ(made.exit_code, 0) << made.err;
+  }
+  static std::string opts(const std::string& name) { return "driver=qcow2,encrypt.key-secret=s,file.filename=" + name; }
+  void qemu_io(const std::string& name, const std::vector<std::string>& commands) const {
+    std::vector<std::string> argv{"qemu-io", "--object", kSecret, "--image-opts", opts(name)};
+    for (const std::string& command : commands) {
+      argv.emplace_back("-c");
+      argv.push_back(command);
+    }
+    const std::string out = test::run_ok(argv, run_options(our_dir()));
+    EXPECT_EQ(out.find("failed"), std::string::npos) << out;
+  }
+  // The disk as QEMU sees it.
+  std::string theirs_raw(const std::string& name, const std::string& snapshot = "") const {
+    std::vector<std::string> argv{"qemu-img", "convert", "--object", kSecret, "--image-opts", "-O", "raw"};
+    if (!snapshot.empty()) argv.insert(argv.end(), {"-l", snapshot});
+    argv.insert(argv.end(), {opts(name), "raw"});
+    test::run_ok(argv, run_options(our_dir()));
+    return test::read_whole_file(path("raw"));
+  }
+  void qemu_check(const std::string& name) const {
+    test::run_ok({"qemu-img", "check", "-q", "--object", kSecret, "--image-opts", opts(name)}, run_options(our_dir()));
+  }
+  Result<image::OpenImage> open(const std::string& name, image::Use use, std::string_view passphrase = "swordfish") {
+    return image::open_image(path(name),
+                             {.format = image::Format::kQcow2,
+                              .use = use,
+                              .encryption = {.format = std::nullopt,
+                                             .passphrase = std::make_shared<const crypto::SecretBytes>(passphrase)}});
+  }
+  static std::string read_all(BlockDevice& device) {
+    std::string bytes(*device.size(), '\0');
+    EXPECT_TRUE(device.read_at(0, std::as_writable_bytes(std::span(bytes.data(), bytes.size()))));
+    return bytes;
+  }
+};
+
+class ImageEncryptionKinds : public ImageEncryption, public testing::WithParamInterface<const char*> {};
+
+// Writes of both, at odd places and sizes, one after the other; both see the same disk all the time.
+TEST_P(ImageEncryptionKinds, BothReadWhatEitherWrites) {
+  const std::string more = GetParam();
+  for (const bool made_by_us : {true, false}) {
+    SCOPED_TRACE(made_by_us);
+    ASSERT_NO_FATAL_FAILURE(made_by_us ? create_ours("disk", more) : create_theirs("disk", more));
+    std::mt19937_64 random(5);
+    for (int round = 0; round < 3; ++round) {
+      const uint64_t at = random() % (kSize / 512 - 300) * 512;
+      const uint64_t length = (1 + random() % 300) * 512;
+      qemu_io("disk", {fmt::format("write -P {} {} {}", round + 1, at, length),
+                       fmt::format("write -z {} 64k", random() % 60 * 65536)});
+      {
+        auto image = open("disk", image::Use::kWrite);
+        ASSERT_TRUE(image) << image.error().message;
+        for (int i = 0; i < 8; ++i) {
+          const uint64_t offset = random() % (kSize - 200000);
+          const Bytes data = random_bytes(random, 1 + random() % 200000);
+          ASSERT_TRUE(image->device()->write_at(offset, data));
+        }
+        ASSERT_TRUE(image->device()->write_zeroes(random() % kSize / 2, 100000, ZeroMode::kMayUnmap));
+        ASSERT_TRUE(image->device()->flush());
+        EXPECT_TRUE(read_all(*image->device()) == theirs_raw("disk"));
+      }
+      qemu_check("disk");
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Kinds, ImageEncryptionKinds,
+    testing::Values("", "encrypt.cipher-alg=aes-128,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv",
+                    "encrypt.cipher-alg=aes-192,encrypt.hash-alg=sha512,cluster_size=4k",
+                    "encrypt.cipher-mode=ctr,encrypt.hash-alg=sha1",
+                    "encrypt.cipher-mode=cbc,encrypt.ivgen-alg=plain,encrypt.hash-alg=ripemd160,compat=0.10",
+                    "extended_l2=on,cluster_size=128k", "cluster_size=512", "cluster_size=2M,refcount_bits=1"),
+    [](const auto& parameter) { return fmt::format("{}", parameter.index); });
+
+TEST_F(ImageEncryption, SnapshotsKeepWhatTheyHad) {
+  for (const char* more : {"", "extended_l2=on", "compat=0.10"}) {
+    SCOPED_TRACE(more);
+    ASSERT_NO_FATAL_FAILURE(create_ours("disk", more));
+    qemu_io("disk", {"write -P 1 0 1M", "write -P 2 1M 1000k"});
+    const std::string first = theirs_raw("disk");
+    // Tables only: no key is needed.
+    EXPECT_EQ(ours(words("snapshot -c one disk")).exit_code, 0);
+    qemu_io("disk", {"write -P 3 512k 1M"});
+    {
+      auto image = open("disk", image::Use::kWrite);
+      ASSERT_TRUE(image) << image.error().message;
+      ASSERT_TRUE(image->device()->write_at(700001, Bytes(5000, std::byte{9})));
+      ASSERT_TRUE(image->device()->flush());
+      EXPECT_TRUE(read_all(*image->device()) == theirs_raw("disk"));
+      auto view = image->qcow2()->open_snapshot(0);
+      ASSERT_TRUE(view) << view.error().message;
+      EXPECT_TRUE(read_all(**view) == first);
+    }
+    EXPECT_TRUE(theirs_raw("disk", "one") == first);
+    EXPECT_EQ(ours(words("snapshot -a one disk")).exit_code, 0);
+    EXPECT_TRUE(theirs_raw("disk") == first);
+    qemu_check("disk");
+  }
+}
+
+TEST_F(ImageEncryption, WithoutItsKeyGuestDataIsNeitherReadNorWritten) {
+  ASSERT_NO_FATAL_FAILURE(create_ours("disk"));
+  const std::string before = test::read_whole_file(path("disk"));
+  auto file = FileDevice::open(path("disk"), Access::kReadWrite, LockRequest::format_writer());
+  ASSERT_TRUE(file);
+  {
+    auto image = qcow2::Image::open(std::move(*file), {.writable = true});
+    ASSERT_TRUE(image) << image.error().message;
+    std::byte b{};
+    for (const Result<void>& refused : {(*image)->read_at(0, std::span(&b, 1)), (*image)->write_at(0, std::span(&b, 1)),
+                                        (*image)->write_zeroes(0, 65536, ZeroMode::kMayUnmap),
+                                        (*image)->discard(0, 65536), (*image)->resize(8 << 20)}) {
+      ASSERT_FALSE(refused);
+      EXPECT_EQ(refused.error().kind, ErrorKind::kPermission);
+      EXPECT_THAT(refused.error().message, HasSubstr("encrypt.key-secret"));
+    }
+  }
+  EXPECT_TRUE(test::read_whole_file(path("disk")) == before);
+  const auto wrong = open("disk", image::Use::kRead, "wrong");
+  ASSERT_FALSE(wrong);
+  EXPECT_THAT(wrong.error().message, HasSubstr("Invalid password, cannot unlock any keyslot"));
+}
+
+TEST_F(ImageEncryption, OtherSizes) {
+  ASSERT_NO_FATAL_FAILURE(create_ours("disk", "cluster_size=64k", "1000k"));
+  qemu_io("disk", {"write -P 1 0 1000k"});
+  for (const uint64_t size : {uint64_t{3} << 20, uint64_t{512} * 777, uint64_t{2} << 20}) {
+    auto image = open("disk", image::Use::kWrite);
+    ASSERT_TRUE(image);
+    std::string expected = read_all(*image->device());
+    expected.resize(size, '\0');
+    ASSERT_TRUE(image->device()->resize(size));
+    ASSERT_TRUE(image->device()->flush());
+    EXPECT_TRUE(read_all(*image->device()) == expected);
+    EXPECT_TRUE(theirs_raw("disk") == expected);
+    qemu_check("disk");
+  }
+}
+
+TEST_F(ImageEncryption, PreallocatedClustersShowTheSameNoise) {
+  ASSERT_NO_FATAL_FAILURE(create_ours("ours", "preallocation=metadata"));
+  ASSERT_NO_FATAL_FAILURE(create_theirs("theirs", "preallocation=metadata"));
+  for (const char* name : {"ours", "theirs"}) {
+    auto image = open(name, image::Use::kRead);
+    ASSERT_TRUE(image);
+    EXPECT_TRUE(read_all(*image->device()) == theirs_raw(name));
+  }
+}
+
+TEST_F(ImageEncryption, ACopyIntoPreallocatedClustersHasNoNoise) {
+  put("plain", std::string(1 << 20, 'x') + std::string(3 << 20, '\0'));
+  const ProcessResult copied = ours({"convert", "-f", "raw", "-O", "qcow2", "--object", kSecret, "-o",
+                                     options_of("preallocation=metadata"), "plain", "disk"});
+  ASSERT_EQ(copied.exit_code, 0) << copied.err;
+  EXPECT_TRUE(theirs_raw("disk") == test::read_whole_file(path("plain")));
+}
+
+TEST_F(ImageEncryption, ConvertsBothWays) {
+  std::mt19937_64 random(3);
+  const Bytes noise = random_bytes(random, 3 << 20);
+  put("plain", std::string(static_cast<const char*>(static_cast<const void*>(noise.data())), noise.size()) +
+                   std::string(1 << 20, '\0'));
+  const ProcessResult in =
+      ours({"convert", "-f", "raw", "-O", "qcow2", "--object", kSecret, "-o", kLuks, "plain", "disk"});
+  ASSERT_EQ(in.exit_code, 0) << in.err;
+  EXPECT_TRUE(theirs_raw("disk") == test::read_whole_file(path("plain")));
+  qemu_check("disk");
+  EXPECT_EQ(test::read_whole_file(path("disk")).find(std::string(64, 'x')), std::string::npos);
+  const ProcessResult out = ours({"convert", "--object", kSecret, "--image-opts", "-O", "raw", opts("disk"), "copy"});
+  ASSERT_EQ(out.exit_code, 0) << out.err;
+  EXPECT_TRUE(test::read_whole_file(path("copy")) == test::read_whole_file(path("plain")));
+}
+
+TEST_F(ImageEncryption, CreateSaysWhatIsWrongAsQemuDoes) {
+  const auto check = [&](const std::string& object, const std::string& options) {
+    expect_same({"create", "-f", "qcow2", "--object", object, "-o", options, "disk", "1M"});
+  };
+  for (const char* options :
+       {"encrypt.format=luks", "encrypt.format=luks,encrypt.key-secret=", "encrypt.format=luks,encrypt.key-secret=no",
+        "encrypt.format=foo,encrypt.key-secret=s", "encrypt.key-secret=s", "encrypt.cipher-alg=aes-256",
+        "encrypt.format=luks,encrypt.key-secret=s,encrypt.cipher-alg=foo",
+        "encrypt.format=luks,encrypt.key-secret=s,encrypt.cipher-alg=des",
+        "encrypt.format=luks,encrypt.key-secret=s,encrypt.cipher-mode=foo",
+        "encrypt.format=luks,encrypt.key-secret=s,encrypt.ivgen-alg=foo",
+        "encrypt.format=luks,encrypt.key-secret=s,encrypt.ivgen-hash-alg=foo",
+        "encrypt.format=luks,encrypt.key-secret=s,encrypt.hash-alg=foo",
+        "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=foo",
+        "encrypt.format=luks,encrypt.key-secret=s,encrypt.foo=1",
+        "encrypt.format=luks,encrypt.key-secret=s,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,"
+        "encrypt.ivgen-hash-alg=sha1",
+        "encryption=on", "encryption=on,encrypt.format=luks,encrypt.key-secret=s",
+        "encrypt.format=aes,encrypt.key-secret=s,encrypt.iter-time=10"}) {
+    SCOPED_TRACE(options);
+    check("secret,id=s,data=x", options);
+  }
+  put("nul", std::string("a\0b", 3));
+  put("bytes", "\xff\xfe");
+  for (const char* object : {"secret,id=s", "secret,data=x", "secret,id=s,data=x,file=nul", "secret,id=s,file=absent",
+                             "secret,id=s,file=nul", "secret,id=s,file=bytes", "secret,id=s,data=YW Jj,format=base64",
+                             "secret,id=s,data=x,format=foo", "secret,id=s,data=x,foo=bar", "secret,id=1s,data=x",
+                             "foo,id=s", R"({"qom-type":"secret","id":"s"})"}) {
+    SCOPED_TRACE(object);
+    check(object, kLuks);
+  }
+  expect_same({"create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=x", "--object", "secret,id=s,data=y",
+               "disk", "1M"});
+}
+
+TEST_F(ImageEncryption, MeasuresAsQemuDoes) {
+  for (const char* more : {"", ",encrypt.cipher-alg=aes-128", ",encrypt.cipher-mode=cbc,cluster_size=4k",
+                           ",encrypt.cipher-alg=foo", ",encrypt.hash-alg=sha512"}) {
+    const std::vector<std::string> line{"measure", "-O",  "qcow2", "--object", kSecret, "-o", std::string(kLuks) + more,
+                                        "--size",  "100M"};
+    ProcessResult theirs;
+    for (int attempt = 0; attempt < 100; ++attempt) {
+      theirs = qemu(line);
+      if (theirs.err.find("CPU usage") == std::string::npos) break;
+    }
+    const ProcessResult mine = ours(line);
+    EXPECT_EQ(mine.out, theirs.out) << more;
+    EXPECT_EQ(mine.err, theirs.err) << more;
+    EXPECT_EQ(mine.exit_code, theirs.exit_code) << more;
+  }
+  expect_same("measure -O qcow2 -o encrypt.format=luks --size 1M");
+  expect_same("measure -O qcow2 -o encrypt.format=aes --size 1M");
+}
+
+// ---- key slots
+
+class KeySlots : public ImageEncryption {
+ protected:
+  void with_area(const std::function<void(const crypto::LuksArea&)>& use) {
+    auto file = FileDevice::open(path("disk"), Access::kReadWrite, LockRequest::format_writer());
+    ASSERT_TRUE(file);
+    const auto header = qcow2::read_header(**file);
+    ASSERT_TRUE(header);
+    const auto area = qcow2::luks_area(**file, *header);
+    ASSERT_TRUE(area) << area.error().message;
+    use(*area);
+  }
+  bool qemu_opens_with(const std::string& passphrase) const {
+    return test::run(
+               {"qemu-img", "check", "-q", "--object", "secret,id=s,data=" + passphrase, "--image-opts", opts("disk")},
+               run_options(our_dir()))
+               .exit_code == 0;
+  }
+};
+
+TEST_F(KeySlots, QemuOpensAndMissesWhatWasAddedAndErased) {
+  ASSERT_NO_FATAL_FAILURE(create_ours("disk"));
+  with_area([](const crypto::LuksArea& area) {
+    const auto added = crypto::add_key_slot(area, crypto::SecretBytes("swordfish"), crypto::SecretBytes("tuna"), 6, 10,
+                                            crypto::KeySlotCare::kRefuseLoss);
+    EXPECT_TRUE(added) << added.error().message;
+  });
+  EXPECT_TRUE(qemu_opens_with("tuna"));
+  EXPECT_TRUE(qemu_opens_with("swordfish"));
+  EXPECT_FALSE(qemu_opens_with("shark"));
+  with_area([](const crypto::LuksArea& area) {
+    const crypto::SecretBytes old("swordfish");
+    EXPECT_TRUE(crypto::erase_key_slots_of(area, old, crypto::KeySlotCare::kRefuseLoss));
+  });
+  EXPECT_TRUE(qemu_opens_with("tuna"));
+  EXPECT_FALSE(qemu_opens_with("swordfish"));
+}
+
+TEST_F(KeySlots, CryptsetupReadsTheHeader) {
+  REQUIRES_PROGRAM("cryptsetup");
+  ASSERT_NO_FATAL_FAILURE(create_ours("disk"));
+  with_area([&](const crypto::LuksArea& area) {
+    std::string header(area.length + 4096, '\0');
+    ASSERT_TRUE(area.device->read_at(
+        area.offset, std::as_writable_bytes(std::span(header.data(), static_cast<size_t>(area.length)))));
+    put("header", header);
+  });
+  const std::string dump = test::run_ok({"cryptsetup", "luksDump", "header"}, run_options(our_dir()));
+  EXPECT_THAT(dump, HasSubstr("Cipher mode:   \txts-plain64"));
+  EXPECT_THAT(dump, HasSubstr("Key Slot 0: ENABLED"));
+  put("passphrase", "swordfish");
+  test::run_ok({"cryptsetup", "open", "--test-passphrase", "--key-file", "passphrase", "header"},
+               run_options(our_dir()));
+}
+
+}  // namespace
+}  // namespace varve
