@@ -300,7 +300,7 @@ TEST_F(ImageConvertCommand, SaysWhereAFullDiskStoppedIt) {
 
 TEST_F(ImageConvertCommand, NamesWhatItDoesNotDoYet) {
   prepare_disk();
-  for (const char* option : {"--image-opts", "--target-image-opts", "--bitmaps"}) {
+  for (const char* option : {"--target-image-opts", "--bitmaps"}) {
     const ProcessResult result = varve(words(fmt::format("image convert {} disk out", option)));
     EXPECT_EQ(result.exit_code, 1) << option;
     EXPECT_NE(result.err.find("is not supported by this version of Varve"), std::string::npos) << result.err;

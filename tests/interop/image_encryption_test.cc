@@ -187,6 +187,34 @@ TEST_F(ImageEncryption, WithoutItsKeyGuestDataIsNeitherReadNorWritten) {
   EXPECT_THAT(wrong.error().message, HasSubstr("Invalid password, cannot unlock any keyslot"));
 }
 
+TEST_F(ImageEncryption, BackingFilesHaveSecretsOfTheirOwn) {
+  ASSERT_NO_FATAL_FAILURE(create_ours("disk"));
+  qemu_io("disk", {"write -P 7 0 3M"});
+  const ProcessResult made = ours({"create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=tuna", "-b", "disk",
+                                   "-F", "qcow2", "-o", kLuks, "overlay", "5M"});
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  const std::string chain =
+      "driver=qcow2,encrypt.key-secret=t,file.filename=overlay,backing.encrypt.key-secret=s,backing.driver=qcow2,"
+      "backing.file.filename=disk";
+  const std::vector<std::string> secrets{"--object", kSecret, "--object", "secret,id=t,data=tuna"};
+  std::vector<std::string> io{"qemu-io", "-c", "write -P 8 1000k 100k", "--image-opts", chain};
+  io.insert(io.begin() + 1, secrets.begin(), secrets.end());
+  test::run_ok(io, run_options(our_dir()));
+  std::vector<std::string> convert{"convert", "--image-opts", "-O", "raw", chain, "ours.raw"};
+  convert.insert(convert.begin() + 1, secrets.begin(), secrets.end());
+  const ProcessResult copied = ours(convert);
+  ASSERT_EQ(copied.exit_code, 0) << copied.err;
+  convert.back() = "theirs.raw";
+  convert.insert(convert.begin(), "qemu-img");
+  test::run_ok(convert, run_options(our_dir()));
+  EXPECT_TRUE(test::read_whole_file(path("ours.raw")) == test::read_whole_file(path("theirs.raw")));
+  // Without the one below.
+  const ProcessResult refused = ours({"convert", "--object", "secret,id=t,data=tuna", "--image-opts", "-O", "raw",
+                                      "driver=qcow2,encrypt.key-secret=t,file.filename=overlay", "x"});
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.err, HasSubstr("Could not open backing file: Parameter 'encrypt.key-secret' is required"));
+}
+
 TEST_F(ImageEncryption, OtherSizes) {
   ASSERT_NO_FATAL_FAILURE(create_ours("disk", "cluster_size=64k", "1000k"));
   qemu_io("disk", {"write -P 1 0 1000k"});
