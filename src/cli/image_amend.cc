@@ -5,6 +5,7 @@
 
 #include "cli/cache_mode.h"
 #include "cli/image_command.h"
+#include "cli/image_encryption.h"
 #include "cli/image_errors.h"
 #include "cli/image_options.h"
 #include "cli/image_progress.h"
@@ -37,6 +38,7 @@ struct Amendment {
   bool data_file_raw = false;
   std::optional<std::string> data_file;
   std::optional<uint64_t> size;
+  bool key_slots = false;
 };
 
 // In QEMU's order: the first thing that does not fit is named.
@@ -46,7 +48,8 @@ Result<Amendment> read_amendment(const ImageOptions& options, const qcow2::Heade
                .lazy_refcounts = header.lazy_refcounts(),
                .data_file_raw = header.has_raw_data_file(),
                .data_file = options.text("data_file"),
-               .size = options.number("size")};
+               .size = options.number("size"),
+               .key_slots = false};
   for (const char* name : {"encrypt.state", "encrypt.keyslot", "encrypt.old-secret", "encrypt.new-secret",
                            "encrypt.iter-time"}) {
     if (!options.text(name)) continue;
@@ -54,7 +57,7 @@ Result<Amendment> read_amendment(const ImageOptions& options, const qcow2::Heade
       return invalid("Can't amend encryption options - encryption not present");
     if (header.crypt_method != qcow2::CryptMethod::kLuks)
       return invalid("Only LUKS encryption options can be amended");
-    return make_error(ErrorKind::kUnsupported, "Key slots can't be amended by this version of Varve");
+    to.key_slots = true;
   }
   if (const auto compat = options.text("compat")) {
     if (*compat != "0.10" && *compat != "v2" && *compat != "1.1" && *compat != "v3")
@@ -99,16 +102,26 @@ Result<void> set_flags(qcow2::Image& image, const Amendment& to) {
   });
 }
 
-Result<void> amend(const image::OpenImage& opened, const ImageOptions& options, ImageProgress& progress) {
+Result<void> change_key_slots(qcow2::Image& image, const ImageOptions& options, const AmendRequest& request) {
+  const ImageSource source = TRY(find_source(request.path, request.source));
+  if (!source.key_secret) return invalid("Parameter 'encrypt.key-secret' is required for cipher");
+  const auto passphrase = TRY(request.source.objects.passphrase(*source.key_secret));
+  return amend_key_slots(image, options, request.source.objects, *passphrase,
+                         request.force ? crypto::KeySlotCare::kForce : crypto::KeySlotCare::kRefuseLoss);
+}
+
+Result<void> amend(const image::OpenImage& opened, const ImageOptions& options, const AmendRequest& request,
+                   ImageProgress& progress) {
   qcow2::Image& image = *opened.qcow2();
   const Amendment to = TRY(read_amendment(options, image.header()));
   const bool new_version = to.version != image.header().version;
   const bool new_width = to.refcount_bits != image.header().refcount_bits();
-  const uint64_t parts = (new_version ? 1 : 0) + (new_width ? 1 : 0);
+  const uint64_t parts = (new_version ? 1 : 0) + (new_width ? 1 : 0) + (to.key_slots ? 1 : 0);
   if (to.version > image.header().version) {
     TRY(image.upgrade());
     progress.update(1, parts);
   }
+  if (to.key_slots) TRY(change_key_slots(image, options, request));
   if (new_width) {
     if (to.version < 3 && to.refcount_bits != 16) {
       return invalid("Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or "
@@ -150,7 +163,7 @@ ImageExit run(Output& output, const AmendRequest& request) {
   Result<void> done;
   {
     ImageProgress progress(output, request.progress && !request.quiet);
-    done = amend(*opened, options, progress);
+    done = amend(*opened, options, request, progress);
     progress.finish();
   }
   return done ? ImageExit{0} : image_failure(output, done.error());

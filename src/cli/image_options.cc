@@ -280,6 +280,11 @@ std::string ImageOptions::formatted() const {
   return text;
 }
 
+std::string qemu_create_reason(const Error& error, const std::string& path, const ImageOptions& options) {
+  const std::optional<std::string> data_file = options.text("data_file");
+  return qemu_reason(error, data_file && error.path == *data_file ? *data_file : path, "create");
+}
+
 Result<void> check_raw_options(const ImageOptions& options) {
   const std::string preallocation = options.text("preallocation").value_or("off");
   if (preallocation == "off" || preallocation == "falloc" || preallocation == "full") return {};

@@ -171,6 +171,48 @@ TEST_F(ImageAmendCommand, RefusesVersion2ForWhatItCanNotHold) {
   EXPECT_NE(refused.err.find("bitmaps"), std::string::npos);
 }
 
+TEST_F(ImageAmendCommand, FillsAndErasesKeySlots) {
+  const std::string secrets = "--object secret,id=a,data=first --object secret,id=b,data=second "
+                              "--object secret,id=c,data=third";
+  prepare({words("qemu-img create -q -f qcow2 --object secret,id=a,data=first -o "
+                 "encrypt.format=luks,encrypt.key-secret=a,encrypt.iter-time=10 disk 1M")});
+  const auto amend = [&](const std::string& options, const std::string& key, const std::string& more = "") {
+    return fmt::format("amend {} {} --image-opts driver=qcow2,file.filename=disk,encrypt.key-secret={} -o {}", secrets,
+                       more, key, options);
+  };
+  const auto opens = [&](const char* secret) {
+    return run({"qemu-io", "--object", fmt::format("secret,id=s,data={}", secret), "--image-opts",
+                "driver=qcow2,file.filename=disk,encrypt.key-secret=s", "-c", "read -P 0 0 64k"},
+               run_options(our_dir()))
+               .exit_code == 0;
+  };
+  for (const std::string& line :
+       {amend("encrypt.state=active", "a"), amend("encrypt.state=other", "a"),
+        amend("encrypt.state=active,encrypt.new-secret=nope", "a"),
+        amend("encrypt.state=active,encrypt.new-secret=b,encrypt.old-secret=a", "a"),
+        amend("encrypt.state=active,encrypt.new-secret=b,encrypt.keyslot=8", "a"),
+        amend("encrypt.state=active,encrypt.new-secret=b,encrypt.keyslot=0", "a"),
+        amend("encrypt.state=inactive", "a"), amend("encrypt.state=inactive,encrypt.old-secret=a", "a"),
+        amend("encrypt.state=inactive,encrypt.keyslot=0", "a"), amend("encrypt.state=inactive,encrypt.keyslot=3", "a"),
+        amend("encrypt.state=inactive,encrypt.old-secret=c", "a"), amend("encrypt.keyslot=1", "a"),
+        std::string("amend -o encrypt.state=active disk")}) {
+    SCOPED_TRACE(line);
+    expect_same(line);
+  }
+  EXPECT_TRUE(opens("first"));
+  expect_same(amend("encrypt.state=active,encrypt.new-secret=b,encrypt.iter-time=10", "a"));
+  expect_same(amend("encrypt.state=active,encrypt.new-secret=c,encrypt.keyslot=5,encrypt.iter-time=10", "b"));
+  EXPECT_TRUE(opens("first") && opens("second") && opens("third"));
+  expect_same(amend("encrypt.state=inactive,encrypt.old-secret=a", "c"));
+  EXPECT_TRUE(!opens("first") && opens("second") && opens("third"));
+  expect_same(amend("encrypt.state=inactive,encrypt.keyslot=5", "c"));
+  EXPECT_TRUE(opens("second") && !opens("third"));
+  expect_same(amend("encrypt.state=inactive,encrypt.keyslot=1", "b"));
+  expect_same(amend("encrypt.state=inactive,encrypt.keyslot=1", "b", "--force"));
+  EXPECT_FALSE(opens("second"));
+  run_ok(words("qemu-img check -q disk"), run_options(our_dir()));
+}
+
 TEST_F(ImageAmendCommand, RepairsADirtyImageFirst) {
   prepare({words("qemu-img create -q -f qcow2 -o lazy_refcounts=on disk 1M")});
   for (const std::string& directory : {their_dir(), our_dir()}) {

@@ -80,6 +80,18 @@ class ImageEncryption : public test::ImageCommandPeer {
                               .encryption = {.format = std::nullopt,
                                              .passphrase = std::make_shared<const crypto::SecretBytes>(passphrase)}});
   }
+  // Changes the disk, and compares what is there then with what QEMU sees.
+  void change(const std::string& name, const std::function<void(image::OpenImage&)>& how) {
+    std::string seen;
+    {
+      auto image = open(name, image::Use::kWrite);
+      ASSERT_TRUE(image) << image.error().message;
+      how(*image);
+      ASSERT_TRUE(image->device()->flush());
+      seen = read_all(*image->device());
+    }
+    EXPECT_TRUE(seen == theirs_raw(name));
+  }
   static std::string read_all(BlockDevice& device) {
     std::string bytes(*device.size(), '\0');
     EXPECT_TRUE(device.read_at(0, std::as_writable_bytes(std::span(bytes.data(), bytes.size()))));
@@ -87,44 +99,47 @@ class ImageEncryption : public test::ImageCommandPeer {
   }
 };
 
-class ImageEncryptionKinds : public ImageEncryption, public testing::WithParamInterface<const char*> {};
+struct Kind {
+  bool made_by_us;
+  const char* options;
+};
+
+class ImageEncryptionKinds : public ImageEncryption, public testing::WithParamInterface<Kind> {};
 
 // Writes of both, at odd places and sizes, one after the other; both see the same disk all the time.
 TEST_P(ImageEncryptionKinds, BothReadWhatEitherWrites) {
-  const std::string more = GetParam();
-  for (const bool made_by_us : {true, false}) {
-    SCOPED_TRACE(made_by_us);
-    ASSERT_NO_FATAL_FAILURE(made_by_us ? create_ours("disk", more) : create_theirs("disk", more));
-    std::mt19937_64 random(5);
-    for (int round = 0; round < 3; ++round) {
-      const uint64_t at = random() % (kSize / 512 - 300) * 512;
-      const uint64_t length = (1 + random() % 300) * 512;
-      qemu_io("disk", {fmt::format("write -P {} {} {}", round + 1, at, length),
-                       fmt::format("write -z {} 64k", random() % 60 * 65536)});
-      {
-        auto image = open("disk", image::Use::kWrite);
-        ASSERT_TRUE(image) << image.error().message;
-        for (int i = 0; i < 8; ++i) {
-          const uint64_t offset = random() % (kSize - 200000);
-          const Bytes data = random_bytes(random, 1 + random() % 200000);
-          ASSERT_TRUE(image->device()->write_at(offset, data));
-        }
-        ASSERT_TRUE(image->device()->write_zeroes(random() % kSize / 2, 100000, ZeroMode::kMayUnmap));
-        ASSERT_TRUE(image->device()->flush());
-        EXPECT_TRUE(read_all(*image->device()) == theirs_raw("disk"));
+  const std::string more = GetParam().options;
+  ASSERT_NO_FATAL_FAILURE(GetParam().made_by_us ? create_ours("disk", more) : create_theirs("disk", more));
+  std::mt19937_64 random(5);
+  for (int round = 0; round < 2; ++round) {
+    const uint64_t at = random() % (kSize / 512 - 300) * 512;
+    const uint64_t length = (1 + random() % 300) * 512;
+    const uint64_t zeroes = random() % 60 * 65536;
+    qemu_io("disk", {fmt::format("write -P {} {} {}", round + 1, at, length), fmt::format("write -z {} 64k", zeroes)});
+    change("disk", [&](image::OpenImage& image) {
+      for (int i = 0; i < 8; ++i) {
+        const uint64_t offset = random() % (kSize - 200000);
+        const uint64_t size = 1 + random() % 200000;
+        ASSERT_TRUE(image.device()->write_at(offset, random_bytes(random, size)));
       }
-      qemu_check("disk");
-    }
+      ASSERT_TRUE(image.device()->write_zeroes(random() % kSize / 2, 100000, ZeroMode::kMayUnmap));
+    });
+    qemu_check("disk");
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Kinds, ImageEncryptionKinds,
-    testing::Values("", "encrypt.cipher-alg=aes-128,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv",
-                    "encrypt.cipher-alg=aes-192,encrypt.hash-alg=sha512,cluster_size=4k",
-                    "encrypt.cipher-mode=ctr,encrypt.hash-alg=sha1",
-                    "encrypt.cipher-mode=cbc,encrypt.ivgen-alg=plain,encrypt.hash-alg=ripemd160,compat=0.10",
-                    "extended_l2=on,cluster_size=128k", "cluster_size=512", "cluster_size=2M,refcount_bits=1"),
+    testing::Values(Kind{true, ""},
+                    Kind{true, "encrypt.cipher-alg=aes-128,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv"},
+                    Kind{true, "encrypt.cipher-alg=aes-192,encrypt.hash-alg=sha512,cluster_size=4k"},
+                    Kind{true, "encrypt.cipher-mode=ctr,encrypt.hash-alg=sha1"},
+                    Kind{true,
+                         "encrypt.cipher-mode=cbc,encrypt.ivgen-alg=plain,encrypt.hash-alg=ripemd160,compat=0.10"},
+                    Kind{true, "extended_l2=on,cluster_size=128k"}, Kind{true, "cluster_size=512"},
+                    Kind{true, "cluster_size=2M,refcount_bits=1"}, Kind{false, ""},
+                    Kind{false, "encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,encrypt.hash-alg=sha1,extended_l2=on"},
+                    Kind{false, "encrypt.cipher-alg=aes-192,compat=0.10"}),
     [](const auto& parameter) { return fmt::format("{}", parameter.index); });
 
 TEST_F(ImageEncryption, SnapshotsKeepWhatTheyHad) {
@@ -136,16 +151,12 @@ TEST_F(ImageEncryption, SnapshotsKeepWhatTheyHad) {
     // Tables only: no key is needed.
     EXPECT_EQ(ours(words("snapshot -c one disk")).exit_code, 0);
     qemu_io("disk", {"write -P 3 512k 1M"});
-    {
-      auto image = open("disk", image::Use::kWrite);
-      ASSERT_TRUE(image) << image.error().message;
-      ASSERT_TRUE(image->device()->write_at(700001, Bytes(5000, std::byte{9})));
-      ASSERT_TRUE(image->device()->flush());
-      EXPECT_TRUE(read_all(*image->device()) == theirs_raw("disk"));
-      auto view = image->qcow2()->open_snapshot(0);
+    change("disk", [&](image::OpenImage& image) {
+      ASSERT_TRUE(image.device()->write_at(700001, Bytes(5000, std::byte{9})));
+      auto view = image.qcow2()->open_snapshot(0);
       ASSERT_TRUE(view) << view.error().message;
       EXPECT_TRUE(read_all(**view) == first);
-    }
+    });
     EXPECT_TRUE(theirs_raw("disk", "one") == first);
     EXPECT_EQ(ours(words("snapshot -a one disk")).exit_code, 0);
     EXPECT_TRUE(theirs_raw("disk") == first);
@@ -176,17 +187,44 @@ TEST_F(ImageEncryption, WithoutItsKeyGuestDataIsNeitherReadNorWritten) {
   EXPECT_THAT(wrong.error().message, HasSubstr("Invalid password, cannot unlock any keyslot"));
 }
 
+TEST_F(ImageEncryption, BackingFilesHaveSecretsOfTheirOwn) {
+  ASSERT_NO_FATAL_FAILURE(create_ours("disk"));
+  qemu_io("disk", {"write -P 7 0 3M"});
+  const ProcessResult made = ours({"create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=tuna", "-b", "disk",
+                                   "-F", "qcow2", "-o", kLuks, "overlay", "5M"});
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  const std::string chain =
+      "driver=qcow2,encrypt.key-secret=t,file.filename=overlay,backing.encrypt.key-secret=s,backing.driver=qcow2,"
+      "backing.file.filename=disk";
+  const std::vector<std::string> secrets{"--object", kSecret, "--object", "secret,id=t,data=tuna"};
+  std::vector<std::string> io{"qemu-io", "-c", "write -P 8 1000k 100k", "--image-opts", chain};
+  io.insert(io.begin() + 1, secrets.begin(), secrets.end());
+  test::run_ok(io, run_options(our_dir()));
+  std::vector<std::string> convert{"convert", "--image-opts", "-O", "raw", chain, "ours.raw"};
+  convert.insert(convert.begin() + 1, secrets.begin(), secrets.end());
+  const ProcessResult copied = ours(convert);
+  ASSERT_EQ(copied.exit_code, 0) << copied.err;
+  convert.back() = "theirs.raw";
+  convert.insert(convert.begin(), "qemu-img");
+  test::run_ok(convert, run_options(our_dir()));
+  EXPECT_TRUE(test::read_whole_file(path("ours.raw")) == test::read_whole_file(path("theirs.raw")));
+  // Without the one below.
+  const ProcessResult refused = ours({"convert", "--object", "secret,id=t,data=tuna", "--image-opts", "-O", "raw",
+                                      "driver=qcow2,encrypt.key-secret=t,file.filename=overlay", "x"});
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.err, HasSubstr("Could not open backing file: Parameter 'encrypt.key-secret' is required"));
+}
+
 TEST_F(ImageEncryption, OtherSizes) {
   ASSERT_NO_FATAL_FAILURE(create_ours("disk", "cluster_size=64k", "1000k"));
   qemu_io("disk", {"write -P 1 0 1000k"});
   for (const uint64_t size : {uint64_t{3} << 20, uint64_t{512} * 777, uint64_t{2} << 20}) {
-    auto image = open("disk", image::Use::kWrite);
-    ASSERT_TRUE(image);
-    std::string expected = read_all(*image->device());
-    expected.resize(size, '\0');
-    ASSERT_TRUE(image->device()->resize(size));
-    ASSERT_TRUE(image->device()->flush());
-    EXPECT_TRUE(read_all(*image->device()) == expected);
+    std::string expected;
+    change("disk", [&](image::OpenImage& image) {
+      expected = read_all(*image.device());
+      expected.resize(size, '\0');
+      ASSERT_TRUE(image.device()->resize(size));
+    });
     EXPECT_TRUE(theirs_raw("disk") == expected);
     qemu_check("disk");
   }
@@ -196,9 +234,13 @@ TEST_F(ImageEncryption, PreallocatedClustersShowTheSameNoise) {
   ASSERT_NO_FATAL_FAILURE(create_ours("ours", "preallocation=metadata"));
   ASSERT_NO_FATAL_FAILURE(create_theirs("theirs", "preallocation=metadata"));
   for (const char* name : {"ours", "theirs"}) {
-    auto image = open(name, image::Use::kRead);
-    ASSERT_TRUE(image);
-    EXPECT_TRUE(read_all(*image->device()) == theirs_raw(name));
+    std::string seen;
+    {
+      auto image = open(name, image::Use::kRead);
+      ASSERT_TRUE(image);
+      seen = read_all(*image->device());
+    }
+    EXPECT_TRUE(seen == theirs_raw(name));
   }
 }
 
