@@ -4,9 +4,12 @@
 
 #include <cerrno>
 #include <cstring>
+#include <optional>
 
+#include "check/check.h"
 #include "cli/image_arguments.h"
 #include "image/backing_name.h"
+#include "io/file_device.h"
 
 namespace varve::cli {
 
@@ -21,6 +24,18 @@ std::string qemu_lock_reason(const Error& error, const std::string& path) {
   }
   return fmt::format("Failed to get {}\"{}\" lock\nIs another process using the image [{}]?", is_used ? "" : "shared ",
                      permission, path);
+}
+
+// The scanner of a check reads the file as QEMU does and says what QEMU says. Nothing where it finds nothing wrong:
+// then we are stricter than QEMU, and only we can say why.
+std::optional<std::string> verdict_of_qemu(const image::OpenFailure& failure) {
+  const ErrorKind kind = failure.cause->kind;
+  if (failure.cause->sys_errno != 0 || (kind != ErrorKind::kCorrupt && kind != ErrorKind::kUnsupported)) return {};
+  const auto file = FileDevice::open(failure.path, Access::kReadOnly, LockRequest::none());
+  if (!file) return {};
+  const Result<check::Layout> layout = check::open_layout_for_use(**file);
+  if (layout || layout.error().sys_errno != 0) return {};
+  return layout.error().message;
 }
 
 }  // namespace
@@ -50,16 +65,23 @@ std::string errno_text(const Error& error) {
   }
 }
 
-std::string qemu_open_reason(const image::OpenFailure& failure) {
+std::string qemu_open_reason(const image::OpenFailure& failure, Words words) {
   std::string text;
   for (size_t i = 0; i < failure.layer; ++i) text += "Could not open backing file: ";
+  if (words == Words::kQemus) {
+    if (const auto verdict = verdict_of_qemu(failure)) return text + *verdict;
+  }
   return text + qemu_reason(*failure.cause, failure.path, "open");
 }
 
 ImageExit image_failure(Output& output, const std::string& text, const Error* error) {
-  output.error(text);
-  if (error != nullptr && output.program() == "varve") {
-    for (const std::string& note : error->notes) output.note(fmt::format("  {}\n", note));
+  if (output.program() != "varve") {
+    output.error(text);
+    return {1};
+  }
+  output.error(visible_lines(text));
+  if (error != nullptr) {
+    for (const std::string& note : error->notes) output.note(fmt::format("  {}\n", visible_lines(note)));
   }
   return {1};
 }

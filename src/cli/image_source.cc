@@ -170,6 +170,7 @@ const std::string* ImageObjects::secret(const std::string& id) const {
 
 std::optional<ImageExit> take_source_arguments(const ImageCall& call, ParsedImageArguments& parsed,
                                                SourceArguments& source) {
+  source.as_qemu_img = call.output.program() != "varve";
   std::vector<ParsedImageOption> others;
   for (ParsedImageOption& option : parsed.options) {
     switch (option.id) {
@@ -222,7 +223,10 @@ Result<image::OpenImage> open_source(const std::string& word, const SourceArgume
   options.share_with_writers = arguments.share;
   image::OpenFailure failure;
   Result<image::OpenImage> opened = image::open_image(source.path, options, &failure);
-  if (!opened) opened.error().message = fmt::format("Could not open '{}': {}", word, qemu_open_reason(failure));
+  if (!opened) {
+    const Words words = arguments.as_qemu_img ? Words::kQemus : Words::kOurs;
+    opened.error().message = fmt::format("Could not open '{}': {}", word, qemu_open_reason(failure, words));
+  }
   return opened;
 }
 

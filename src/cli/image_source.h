@@ -38,6 +38,7 @@ struct SourceArguments {
   bool image_opts = false;                          // --image-opts
   bool share = false;                               // -U
   ImageObjects objects = {};                        // --object
+  bool as_qemu_img = false;                         // called by that name: errors are in QEMU's words
 };
 
 // Takes those options, and -h, out of `parsed`. What it returns ends the verb: everything is printed.
