@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <new>
 #include <optional>
+#include <string_view>
 
 #include "base/checked.h"
 #include "check/bitmaps.h"
@@ -265,6 +266,31 @@ Result<Layout> open_layout(BlockDevice& device) {
   ImageFile file(device);
   TRY(file.measure());
   Layout layout = TRY(read_layout(file));
+  TRY(validate_bitmaps(file, layout));
+  return layout;
+}
+
+Result<Layout> open_layout_for_use(BlockDevice& device) {
+  ImageFile file(device);
+  TRY(file.measure());
+  Layout layout = TRY(read_layout(file));
+  const auto bad = [](const char* why) { return make_error(ErrorKind::kCorrupt, why); };
+  if (layout.refcount_table_clusters == 0) return bad("Image does not contain a reference count table");
+  if (layout.nb_snapshots > kMaxSnapshots) return bad("Snapshot table too large");
+  if (layout.snapshots_offset > static_cast<uint64_t>(INT64_MAX) - layout.nb_snapshots * kSnapshotHeaderBytes ||
+      !layout.is_aligned(layout.snapshots_offset)) {
+    return bad("Snapshot table offset invalid");
+  }
+  constexpr std::string_view kOfACheck = "ERROR failed to read the snapshot table: ";
+  std::string reason;
+  const auto add = [&](std::string_view text) {
+    if (text.starts_with(kOfACheck)) text.remove_prefix(kOfACheck.size());
+    reason += (reason.empty() ? "" : "\n") + std::string(text);
+  };
+  Tally tally;
+  if (!read_snapshot_entries(file, layout, Repair::kNone, {.line = add, .error = add}, tally)) {
+    return make_error(ErrorKind::kCorrupt, reason);
+  }
   TRY(validate_bitmaps(file, layout));
   return layout;
 }

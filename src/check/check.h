@@ -25,4 +25,8 @@ Result<CheckResult> check_image(BlockDevice& device, const CheckOptions& options
 // damaged.
 Result<Layout> open_layout(BlockDevice& device);
 
+// As open_layout, and with what only a check puts up with: no refcount table, a snapshot table out of all limits. So
+// this is QEMU's verdict, in QEMU's words, on an image that something else than a check opens.
+Result<Layout> open_layout_for_use(BlockDevice& device);
+
 }  // namespace varve::check

@@ -174,6 +174,58 @@ TEST(Check, KeepsTheDirtyBitWhereErrorsRemain) {
   EXPECT_EQ(image.get<uint64_t>(kFieldIncompatible), kIncompatibleDirty);
 }
 
+std::string verdict(HandMade& image) {
+  const auto layout = open_layout_for_use(image.disk);
+  return layout ? "" : layout.error().message;
+}
+
+TEST(Verdict, IsQemusOnWhatOnlyACheckPutsUpWith) {
+  HandMade good;
+  EXPECT_EQ(verdict(good), "");
+  HandMade none;
+  none.set<uint32_t>(56, 0);
+  EXPECT_EQ(verdict(none), "Image does not contain a reference count table");
+  EXPECT_TRUE(open_layout(none.disk));
+  HandMade many;
+  many.set<uint32_t>(60, 65537);
+  EXPECT_EQ(verdict(many), "Snapshot table too large");
+  HandMade crooked;
+  crooked.set<uint64_t>(64, 8);
+  EXPECT_EQ(verdict(crooked), "Snapshot table offset invalid");
+  HandMade extra;
+  extra.set<uint32_t>(60, 1);
+  extra.set<uint64_t>(64, 7 * kCluster);
+  extra.set<uint32_t>(7 * kCluster + 36, 1025);
+  EXPECT_EQ(verdict(extra),
+            "Too much extra metadata in snapshot table entry 0\n"
+            "You can force-remove this extra metadata with qemu-img check -r all");
+}
+
+TEST(Verdict, NamesUnknownFeaturesInTheOrderOfTheTable) {
+  HandMade image;
+  image.set<uint64_t>(72, uint64_t{7} << 61);
+  EXPECT_EQ(verdict(image), "Unsupported qcow2 feature(s): Unknown incompatible feature: e000000000000000");
+  image.set<uint32_t>(104, 0x6803f857);
+  image.set<uint32_t>(108, 48 + 4);  // the second name is cut short
+  test::poke_bytes(image.disk, 112, std::string_view("\0\x3fzz", 4));
+  test::poke_bytes(image.disk, 112 + 48,
+                   std::string_view("\0\x3d"
+                                    "a\x1b",
+                                    4));
+  EXPECT_EQ(verdict(image), "Unsupported qcow2 feature(s): zz, a?, Unknown incompatible feature: 4000000000000000");
+}
+
+TEST(Verdict, KnowsTheLimitsOfSizeAndEncryption) {
+  HandMade image;
+  image.set<uint64_t>(24, 64 * kCluster + 1);
+  EXPECT_EQ(verdict(image), "L1 table is too small");
+  image.set<uint64_t>(24, 64 * kCluster);
+  image.set<uint32_t>(32, ~uint32_t{0});
+  EXPECT_EQ(verdict(image), "Unsupported encryption method -1");
+  image.set<uint32_t>(32, 2);
+  EXPECT_EQ(verdict(image), "Missing CRYPTO header for crypt method 2");
+}
+
 TEST(RefcountArray, PacksEveryWidthAsABlockDoes) {
   for (unsigned order = 0; order <= 6; ++order) {
     RefcountArray counts(order, kCluster, 100);
@@ -187,6 +239,27 @@ TEST(RefcountArray, PacksEveryWidthAsABlockDoes) {
   RefcountArray bits(0, kCluster, 16);
   bits.set(1, 1);
   EXPECT_EQ(std::to_integer<int>(bits.bytes()[0]), 2);  // the first one is the lowest bit
+}
+
+TEST(RefcountArray, FindsTheFirstAndTheLastCountedCluster) {
+  for (unsigned order = 0; order <= 6; ++order) {
+    SCOPED_TRACE(order);
+    RefcountArray counts(order, kCluster, 1000);
+    EXPECT_EQ(counts.first_counted(0, 1000), 1000u);
+    EXPECT_EQ(counts.last_counted(0, 1000), 1000u);
+    for (const uint64_t cluster : {129u, 130u, 517u, 999u}) counts.set(cluster, 1);
+    for (uint64_t from = 0; from < 1000; from += 7) {
+      for (const uint64_t end : {from + 1, from + 300, uint64_t{1000}}) {
+        uint64_t first = from;
+        while (first < end && counts.get(first) == 0) ++first;
+        EXPECT_EQ(counts.first_counted(from, end), first) << from << ' ' << end;
+        uint64_t last = end;
+        for (uint64_t i = from; i < end; ++i)
+          if (counts.get(i) != 0) last = i;
+        EXPECT_EQ(counts.last_counted(from, end), last) << from << ' ' << end;
+      }
+    }
+  }
 }
 
 TEST(Rebuild, PutsTheStructureIntoFreeClustersAndCountsIt) {

@@ -102,11 +102,7 @@ class Comparer {
   }
 
   void note_highest(uint64_t first, uint64_t end) {
-    for (uint64_t i = end; i-- > first;) {
-      if (s_.counts.get(i) == 0) continue;
-      result_.highest_cluster = i;
-      return;
-    }
+    if (const uint64_t last = s_.counts.last_counted(first, end); last != end) result_.highest_cluster = last;
   }
 
   void report_unreadable(uint64_t cluster) {

@@ -6,6 +6,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "base/checked.h"
 #include "base/endian.h"
@@ -37,13 +38,13 @@ Result<void> check_table(const Layout& layout, uint64_t offset, uint64_t entries
 }
 
 Result<void> read_bitmaps_extension(Layout& layout, std::span<const std::byte> data) {
-  if (data.size() != 24) return bad("bitmaps_ext: Invalid extension length: Success");
+  if (data.size() != 24) return bad("bitmaps_ext: Invalid extension length");
   if ((layout.autoclear & kAutoclearBitmaps) == 0) {
     layout.has_untrusted_bitmaps = true;
     return {};
   }
   const auto count = load_be<uint32_t>(data.data());
-  if (load_be<uint32_t>(data.data() + 4) != 0) return bad("bitmaps_ext: Reserved field is not zero: Success");
+  if (load_be<uint32_t>(data.data() + 4) != 0) return bad("bitmaps_ext: Reserved field is not zero");
   const auto bytes = load_be<uint64_t>(data.data() + 8);
   const auto offset = load_be<uint64_t>(data.data() + 16);
   if (count > kMaxBitmaps) {
@@ -67,6 +68,7 @@ Result<void> read_crypto_extension(Layout& layout, std::span<const std::byte> da
   if (data.size() != 16) {
     return bad(fmt::format("CRYPTO header extension size {}, but expected size 16", data.size()));
   }
+  layout.has_crypto_extension = true;
   layout.crypto_offset = load_be<uint64_t>(data.data());
   layout.crypto_length = load_be<uint64_t>(data.data() + 8);
   if (!layout.is_aligned(layout.crypto_offset)) {
@@ -81,22 +83,20 @@ Result<void> read_crypto_extension(Layout& layout, std::span<const std::byte> da
   return {};
 }
 
-// Names of unknown incompatible features: the image may bring its own words for them.
-std::string feature_names(uint64_t bits, std::span<const std::byte> table) {
+// Names of unknown incompatible features: the image may bring its own words for them, in the order of its table, which
+// ends at an entry without a name. The last entry may be cut short.
+std::string feature_names(uint64_t bits, std::vector<std::byte> table) {
   constexpr size_t kEntry = 48;
+  table.resize(table.size() + kEntry);
   std::string names;
-  for (unsigned bit = 0; bit < 64; ++bit) {
-    if ((bits >> bit & 1) == 0) continue;
-    std::string name;
-    for (size_t at = 0; at + kEntry <= table.size() && name.empty(); at += kEntry) {
-      if (table[at] != std::byte{0} || std::to_integer<unsigned>(table[at + 1]) != bit) continue;
-      for (size_t i = at + 2; i < at + kEntry && table[i] != std::byte{0}; ++i) {
-        const auto c = std::to_integer<char>(table[i]);
-        name += c >= 0x20 && c < 0x7f ? c : '?';
-      }
-      bits &= ~(uint64_t{1} << bit);
-      names += (names.empty() ? "" : ", ") + name;
-      break;
+  for (size_t at = 0; at + kEntry <= table.size() && table[at + 2] != std::byte{0}; at += kEntry) {
+    const auto bit = std::to_integer<unsigned>(table[at + 1]);
+    if (table[at] != std::byte{0} || bit > 63 || (bits >> bit & 1) == 0) continue;
+    bits &= ~(uint64_t{1} << bit);
+    if (!names.empty()) names += ", ";
+    for (size_t i = at + 2; i < at + kEntry && table[i] != std::byte{0}; ++i) {
+      const auto c = std::to_integer<char>(table[i]);
+      names += c >= 0x20 && c < 0x7f ? c : '?';
     }
   }
   if (bits != 0) names += fmt::format("{}Unknown incompatible feature: {:x}", names.empty() ? "" : ", ", bits);
@@ -151,9 +151,10 @@ Result<void> check_compression(const Layout& layout) {
   return {};
 }
 
-Result<void> check_l1(const Layout& layout) {
+// `disk_bytes`: the size as the header has it, which need not be whole sectors.
+Result<void> check_l1(const Layout& layout, uint64_t disk_bytes) {
   TRY(check_table(layout, layout.l1_offset, layout.l1_size, 8, kMaxL1Bytes, "Active L1 table"));
-  const uint64_t needed = div_round_up(layout.virtual_size, layout.l2_entries() * layout.cluster_size());
+  const uint64_t needed = div_round_up(disk_bytes, layout.l2_entries() * layout.cluster_size());
   if (needed > INT32_MAX) return bad("Image is too big");
   if (layout.l1_size < needed) return bad("L1 table is too small");
   return {};
@@ -231,11 +232,10 @@ Result<Layout> read_layout(const ImageFile& file) {
   const uint64_t extensions_end = backing_offset != 0 ? backing_offset : layout.cluster_size();
   if (const uint64_t unknown = layout.incompatible & ~kIncompatibleKnown; unknown != 0) {
     Layout ignored = layout;
-    const auto names = read_extensions(file, ignored, header_length, extensions_end);
-    return make_error(
-        ErrorKind::kUnsupported,
-        fmt::format("Unsupported qcow2 feature(s): {}",
-                    feature_names(unknown, names ? std::span<const std::byte>(*names) : std::span<const std::byte>())));
+    auto names = read_extensions(file, ignored, header_length, extensions_end);
+    return make_error(ErrorKind::kUnsupported,
+                      fmt::format("Unsupported qcow2 feature(s): {}",
+                                  feature_names(unknown, names ? std::move(*names) : std::vector<std::byte>())));
   }
   if (layout.has_extended_l2() && layout.cluster_bits < 14) {
     return bad(fmt::format("Unsupported subcluster size: {}", layout.cluster_size() / 32));
@@ -251,8 +251,11 @@ Result<Layout> read_layout(const ImageFile& file) {
   layout.l1_offset = u64(40);
   TRY(check_table(layout, layout.refcount_table_offset, layout.refcount_table_clusters, layout.cluster_size(),
                   kMaxRefcountTableBytes, "Reference count table"));
-  TRY(check_l1(layout));
+  TRY(check_l1(layout, u64(24)));
+  if (layout.crypt_method > 2)
+    return bad(fmt::format("Unsupported encryption method {}", static_cast<int32_t>(layout.crypt_method)));
   TRY(read_extensions(file, layout, header_length, extensions_end));
+  if (layout.crypt_method == 2 && !layout.has_crypto_extension) return bad("Missing CRYPTO header for crypt method 2");
   const uint32_t backing_length = u32(16);
   if (backing_offset != 0 && backing_length > std::min<uint64_t>(1023, layout.cluster_size() - backing_offset)) {
     return bad("Backing file name too long");

@@ -30,6 +30,7 @@ struct Layout {
   uint8_t compression_type = 0;  // 0 deflate, 1 zstd
   uint64_t crypto_offset = 0;
   uint64_t crypto_length = 0;  // 0: none
+  bool has_crypto_extension = false;
   uint32_t nb_bitmaps = 0;
   uint64_t bitmap_directory_offset = 0;
   uint64_t bitmap_directory_size = 0;

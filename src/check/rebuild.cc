@@ -34,8 +34,7 @@ class Placer {
     const uint64_t per_table_cluster = layout_.cluster_size() / 8;
     bool grown = false;
     uint64_t free_from = 0;
-    for (uint64_t cluster = first; cluster < end; ++cluster) {
-      if (counts_.get(cluster) == 0) continue;
+    for (uint64_t cluster = first; (cluster = counts_.first_counted(cluster, end)) < end;) {
       const uint64_t block = cluster / per_block;
       if (block >= made_.blocks.size() || made_.blocks[block] == 0) {
         // Never in a block's range that is already complete.
@@ -49,7 +48,7 @@ class Placer {
         }
         made_.blocks[block] = at << layout_.cluster_bits;
       }
-      cluster = (block + 1) * per_block - 1;
+      cluster = (block + 1) * per_block;
     }
     return grown;
   }

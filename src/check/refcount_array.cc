@@ -46,6 +46,26 @@ void RefcountArray::set(uint64_t cluster, uint64_t value) {
   with_order(order_, [&](auto order) { PackedRefcount<order>::set(bytes_.get(), cluster, value); });
 }
 
+uint64_t RefcountArray::first_counted(uint64_t first, uint64_t end) const {
+  while (first < end && get(first) == 0) {
+    const bool whole = first % per_word() == 0 && end - first >= per_word() && first + per_word() <= clusters_;
+    first += whole && is_zero_word(first) ? per_word() : 1;
+  }
+  return first;
+}
+
+uint64_t RefcountArray::last_counted(uint64_t first, uint64_t end) const {
+  for (uint64_t i = end; i > first;) {
+    const bool whole = i % per_word() == 0 && i - first >= per_word() && i <= clusters_;
+    if (whole && is_zero_word(i - per_word())) {
+      i -= per_word();
+    } else if (get(--i) != 0) {
+      return i;
+    }
+  }
+  return end;
+}
+
 void RefcountArray::grow(uint64_t clusters) {
   if (clusters <= clusters_) return;
   const uint64_t needed = bytes_for(clusters);

@@ -74,6 +74,10 @@ class RefcountArray {
   uint64_t max() const { return ~uint64_t{0} >> (64 - (1u << order_)); }
   uint64_t get(uint64_t cluster) const;  // 0 behind the end
   void set(uint64_t cluster, uint64_t value);
+  // The first and the last cluster of [first, end) that are counted; `end` where none is. Clusters that nothing refers
+  // to, of which a sparse file may have very many, are passed over word by word.
+  uint64_t first_counted(uint64_t first, uint64_t end) const;
+  uint64_t last_counted(uint64_t first, uint64_t end) const;
   void grow(uint64_t clusters);  // new ones are zero
   void clear();
   // Whole refcount blocks.
@@ -83,6 +87,8 @@ class RefcountArray {
   uint64_t blocks() const { return capacity_ / block_bytes_; }
 
  private:
+  uint64_t per_word() const { return uint64_t{64} >> order_; }
+  bool is_zero_word(uint64_t cluster) const { return load_be<uint64_t>(&bytes_.get()[(cluster << order_) / 8]) == 0; }
   struct Unmap {
     uint64_t length = 0;
     void operator()(std::byte* p) const;

@@ -86,20 +86,24 @@ ImageExit print_info(Output& output, const InfoRequest& request) {
     if (request.json) {
       Result<nlohmann::ordered_json> document = describe_image(image);
       if (!document) {
-        return image_failure(output, fmt::format("Could not open '{}': {}", image.path(), document.error().message),
-                             &document.error());
+        const std::string reason = qemu_reason(document.error(), image.path(), "read");
+        return image_failure(output, fmt::format("Could not open '{}': {}", image.path(), reason), &document.error());
       }
       list.push_back(std::move(*document));
     } else {
       Result<std::string> lines = image_text(image);
       if (!lines) {
-        return image_failure(output, fmt::format("Could not open '{}': {}", image.path(), lines.error().message),
-                             &lines.error());
+        const std::string reason = qemu_reason(lines.error(), image.path(), "read");
+        return image_failure(output, fmt::format("Could not open '{}': {}", image.path(), reason), &lines.error());
       }
       text += (text.empty() ? "" : "\n") + *lines;
     }
   }
-  if (request.json) text = qemu_json(request.chain ? list : list[0]);
+  if (request.json) {
+    text = qemu_json(request.chain ? list : list[0]);
+  } else if (output.program() == "varve") {
+    text = visible_lines(text);
+  }
   output.print(text);
   return {0};
 }

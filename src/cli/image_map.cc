@@ -102,7 +102,8 @@ ImageExit map(Output& output, const MapRequest& request) {
   const Result<image::OpenImage> image = open_source(request.path, request.source, {.use = image::Use::kRead});
   if (!image) return image_failure(output, image.error());
   const auto unreadable = [&](const Error& error) {
-    return image_failure(output, fmt::format("Could not read file metadata: {}", errno_text(error)), &error);
+    const std::string reason = output.program() == "varve" ? error.message : errno_text(error);
+    return image_failure(output, fmt::format("Could not read file metadata: {}", reason), &error);
   };
   MapPrinter printer(output, *image, request.json);
   printer.begin();

@@ -114,7 +114,10 @@ ImageExit run(Output& output, const SnapshotRequest& request) {
     case Action::kNone:
       return {0};
     case Action::kList:
-      if (image != nullptr) output.print(snapshot_table_text(image->snapshots()));
+      if (image != nullptr) {
+        const std::string table = snapshot_table_text(image->snapshots());
+        output.print(output.program() == "varve" ? visible_lines(table) : table);
+      }
       return {0};
     case Action::kCreate:
       done = image == nullptr ? raw_has_none(request.action) : create(*image, request.name);

@@ -251,6 +251,7 @@ Result<void> apply_encryption(const ImageSource& source, const ImageObjects& obj
 std::optional<ImageExit> take_source_arguments(const ImageCall& call, ParsedImageArguments& parsed,
                                                SourceArguments& source) {
   source.diagnostics = [&output = call.output](const std::string& line) { output.diagnostics(line + "\n"); };
+  source.as_qemu_img = call.output.program() != "varve";
   std::vector<ParsedImageOption> others;
   for (ParsedImageOption& option : parsed.options) {
     switch (option.id) {
@@ -327,7 +328,10 @@ Result<image::OpenImage> open_source(const std::string& word, const SourceArgume
                     "         Specify the 'raw' format explicitly to remove the restrictions.",
                     source.path));
   }
-  if (!opened) opened.error().message = fmt::format("Could not open '{}': {}", word, qemu_open_reason(failure));
+  if (!opened) {
+    const Words words = arguments.as_qemu_img ? Words::kQemus : Words::kOurs;
+    opened.error().message = fmt::format("Could not open '{}': {}", word, qemu_open_reason(failure, words));
+  }
   return opened;
 }
 

@@ -48,6 +48,7 @@ struct SourceArguments {
   bool share = false;                               // -U
   ImageObjects objects = {};                        // --object
   std::function<void(const std::string&)> diagnostics = nullptr;  // prints what QEMU says while it opens an image
+  bool as_qemu_img = false;                         // called by that name: errors are in QEMU's words
 };
 
 // Takes those options, and -h, out of `parsed`. What it returns ends the verb: everything is printed.

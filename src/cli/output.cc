@@ -7,17 +7,29 @@
 
 namespace varve::cli {
 
-std::string visible(std::string_view text) {
+namespace {
+
+std::string visible_except(std::string_view text, std::string_view kept) {
   std::string result;
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) {
+    if ((byte < 0x20 || byte == 0x7f) && kept.find(c) == std::string_view::npos) {
       result += fmt::format("\\x{:02x}", byte);
     } else {
       result += c;
     }
   }
   return result;
+}
+
+}  // namespace
+
+std::string visible(std::string_view text) {
+  return visible_except(text, "");
+}
+
+std::string visible_lines(std::string_view text) {
+  return visible_except(text, "\n");
 }
 
 namespace {

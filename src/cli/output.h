@@ -19,6 +19,8 @@ std::string describe(const Error& error);
 
 // Bytes that a terminal would obey (C0, DEL) as \xNN; UTF-8 passes.
 std::string visible(std::string_view text);
+// The same, but newlines stay what they are.
+std::string visible_lines(std::string_view text);
 
 class Output {
  public:

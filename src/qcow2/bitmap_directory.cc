@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <unordered_set>
 
 #include "base/checked.h"
 #include "base/endian.h"
@@ -32,6 +33,8 @@ constexpr uint64_t kTableOffsetMask = 0x00fffffffffffe00ull;
 constexpr uint64_t kMaxBitmapBytes = uint64_t{512} << 20;  // QEMU's limit, of one bitmap's clusters
 constexpr uint64_t kMaxAllTablesBytes = uint64_t{32} << 20;
 constexpr uint32_t kMaxNameBytes = 1023;  // the same
+constexpr uint8_t kMinGranularityBits = 9;
+constexpr uint8_t kMaxGranularityBits = 31;
 
 }  // namespace
 
@@ -43,6 +46,7 @@ Result<std::vector<Bitmap>> read_bitmap_directory(BlockDevice& file, const Heade
   std::vector<std::byte> directory(bitmaps.directory_size);
   TRY(file.read_at(bitmaps.directory_offset, directory));
   std::vector<Bitmap> result;
+  std::unordered_set<std::string> names;
   uint64_t all_tables = 0;
   uint64_t at = 0;
   for (uint32_t i = 0; i < bitmaps.nb_bitmaps; ++i) {
@@ -57,7 +61,9 @@ Result<std::vector<Bitmap>> read_bitmap_directory(BlockDevice& file, const Heade
     if (name_at + name_size > directory.size()) return bad("its entry runs past the bitmap directory");
     if (name_size == 0 || name_size > kMaxNameBytes) return bad("its name is empty or too long");
     if (raw.type != kDirtyTracking) return bad(fmt::format("its type {} is not known", raw.type));
-    if (raw.granularity_bits >= 64) return bad("its granularity is too large");
+    if (raw.granularity_bits < kMinGranularityBits || raw.granularity_bits > kMaxGranularityBits)
+      return bad(fmt::format("its granularity of 2^{} bytes is outside of 2^{} to 2^{}", raw.granularity_bits,
+                             kMinGranularityBits, kMaxGranularityBits));
     Bitmap bitmap;
     bitmap.name.assign(name_size, '\0');
     std::memcpy(bitmap.name.data(), &directory[name_at], name_size);
@@ -77,9 +83,14 @@ Result<std::vector<Bitmap>> read_bitmap_directory(BlockDevice& file, const Heade
       return bad("its table is misaligned or overlaps the header");
     if (bitmap.table_offset > file_size || bitmap.table_entries * 8 > file_size - bitmap.table_offset)
       return bad("its table lies outside of the file");
+    if (!names.insert(bitmap.name).second) return bad("another one has its name");
     result.push_back(std::move(bitmap));
     at = align_up(name_at + name_size, 8);
   }
+  if (at < directory.size())
+    return corruption(
+        file.name(), bitmaps.directory_offset + at,
+        fmt::format("the bitmap directory holds more than the {} bitmaps of the header extension", bitmaps.nb_bitmaps));
   return result;
 }
 

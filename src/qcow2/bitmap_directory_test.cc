@@ -81,7 +81,23 @@ TEST_F(BitmapDirectory, NamesAndGranularitiesAreLimited) {
   expect_refused("its name is empty or too long");
   poke(file_, kDirectory + 18, uint16_t{5});
   poke(file_, kDirectory + 17, uint8_t{64});
-  expect_refused("its granularity is too large");
+  expect_refused("its granularity of 2^64 bytes is outside of 2^9 to 2^31");
+  poke(file_, kDirectory + 17, uint8_t{8});
+  expect_refused("its granularity of 2^8 bytes is outside");
+  poke(file_, kDirectory + 17, uint8_t{32});
+  expect_refused("its granularity of 2^32 bytes is outside");
+}
+
+TEST_F(BitmapDirectory, HoldsAsManyBitmapsAsTheHeaderSaysAndEachNameOnce) {
+  std::vector<std::byte> entry(32);
+  ASSERT_TRUE(file_.read_at(kDirectory, entry));
+  ASSERT_TRUE(file_.write_at(kDirectory + 32, entry));
+  extension_.directory_size = 64;
+  expect_refused("the bitmap directory holds more than the 1 bitmaps of the header extension");
+  extension_.nb_bitmaps = 2;
+  expect_refused("dirty bitmap 1: another one has its name");
+  poke_bytes(file_, kDirectory + 32 + 24, "other");
+  EXPECT_TRUE(bitmap_clusters(file_, header_, extension_));
 }
 
 TEST_F(BitmapDirectory, TablesMustBeAlignedAndInTheFile) {
@@ -108,8 +124,10 @@ TEST_F(BitmapDirectory, TablesAreLimitedOneByOneAndTogether) {
   poke(file_, kDirectory + 8, uint32_t{131072});
   std::vector<std::byte> entry(32);
   ASSERT_TRUE(file_.read_at(kDirectory, entry));
-  for (uint64_t i = 1; i < 65; ++i) ASSERT_TRUE(file_.write_at((3 << 20) + i * 32, entry));
-  ASSERT_TRUE(file_.write_at(3 << 20, entry));
+  for (uint64_t i = 0; i < 65; ++i) {
+    entry[24] = static_cast<std::byte>(i);  // in the name
+    ASSERT_TRUE(file_.write_at((3 << 20) + i * 32, entry));
+  }
   extension_.directory_offset = 3 << 20;
   expect_refused("dirty bitmap 32: the tables of all bitmaps are too large together");
 }

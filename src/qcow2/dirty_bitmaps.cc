@@ -14,6 +14,8 @@ namespace varve::qcow2 {
 namespace {
 
 constexpr uint64_t kAllOnes = 1;  // in a table entry without a cluster
+// Who does not know a bitmap's extra data may use its bits all the same; without this flag it may not.
+constexpr uint32_t kExtraDataIsCompatible = 1u << 2;
 constexpr uint64_t kTableOffsetMask = 0x00fffffffffffe00ull;
 
 size_t bytes_for(uint64_t disk_size, uint64_t granularity) {
@@ -108,6 +110,14 @@ Result<std::vector<DirtyBitmap>> load_bitmaps(BlockDevice& file, const Header& h
   std::vector<DirtyBitmap> all;
   if (!header.bitmaps) return all;
   for (Bitmap& found : TRY(read_bitmap_directory(file, header, *header.bitmaps))) {
+    // Such a bitmap may mean something else than its bits say, and would not notice a write of ours.
+    const bool has_unknown_extra = !found.extra_data.empty() && (found.other_flags & kExtraDataIsCompatible) == 0;
+    if ((found.other_flags & ~kExtraDataIsCompatible) != 0 || has_unknown_extra) {
+      return make_error(ErrorKind::kUnsupported,
+                        fmt::format("{}: dirty bitmap '{}': it has {} that this version does not know", file.name(),
+                                    found.name, has_unknown_extra ? "extra data" : "flags"))
+          .with_note("the program that made the bitmap can remove it");
+    }
     DirtyBitmap bitmap;
     bitmap.name = found.name;
     bitmap.granularity = found.granularity;

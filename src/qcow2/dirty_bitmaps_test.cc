@@ -172,6 +172,18 @@ TEST_F(StoredBitmaps, ThatWereNotStoredCleanlyStayUntilTheyAreRemoved) {
   EXPECT_EQ(load().size(), 1u);
 }
 
+TEST_F(StoredBitmaps, ThatMayMeanSomethingElseThanTheirBitsSayAreNotUsed) {
+  store({bitmap("b", 65536, kSize)});
+  const uint64_t directory = open(false)->header().bitmaps->directory_offset;
+  test::poke(*file_, directory + 12, uint32_t{2 | 8});  // a reserved flag
+  const auto found = open(false)->bitmaps();
+  ASSERT_FALSE(found);
+  EXPECT_EQ(found.error().kind, ErrorKind::kUnsupported);
+  EXPECT_THAT(found.error().message, HasSubstr("dirty bitmap 'b': it has flags that this version does not know"));
+  // Nor does a write that such a bitmap would have to notice go past it.
+  EXPECT_FALSE(open()->write_at(0, std::vector<std::byte>(512, std::byte{1})));
+}
+
 TEST_F(StoredBitmaps, DoNotComeBackAfterARevert) {
   store({bitmap("b", 65536, kSize)});
   {

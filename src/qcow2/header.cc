@@ -107,14 +107,15 @@ Result<void> check_overlaps(BlockDevice& file, std::span<const TableRange> table
 }
 
 // Names of unknown incompatible features, from the image's own table where it has them.
-std::string unknown_features(uint64_t bits, std::span<const std::byte> table) {
+std::string unknown_features(uint64_t bits, std::vector<std::byte> table) {
+  table.resize(align_up(table.size(), kFeatureNameEntry));  // the last name may be cut short
   std::string out;
   for (unsigned bit = 0; bit < 64; ++bit) {
     if ((bits >> bit & 1) == 0) continue;
     std::string name = fmt::format("bit {}", bit);
     for (size_t at = 0; at + kFeatureNameEntry <= table.size(); at += kFeatureNameEntry) {
       if (table[at] != std::byte{0} || std::to_integer<unsigned>(table[at + 1]) != bit) continue;
-      const std::string raw = text(table.subspan(at + 2, kFeatureNameEntry - 2));
+      const std::string raw = text(std::span(table).subspan(at + 2, kFeatureNameEntry - 2));
       name = fmt::format("{} (bit {})", raw.substr(0, raw.find('\0')), bit);
       for (char& c : name)  // the image's words, not ours: nothing of them may speak to a terminal
         if (c < 0x20 || c > 0x7e) c = '?';
@@ -184,6 +185,8 @@ Result<ParsedExtensions> parse_extensions(BlockDevice& file, std::span<const std
     h.extensions.push_back({type, {data.begin(), data.end()}});
     at = std::min<uint64_t>(align_up(at + 8 + length, 8), end);
   }
+  if (at < end && at + 8 > end)
+    return corrupt(file, at, "the header extensions run into the backing file name, or past the header");
   return parsed;
 }
 
@@ -243,13 +246,16 @@ Result<void> check_limits(BlockDevice& file, const Header& h, uint64_t file_size
   if (l1_bytes > kMaxL1Bytes)
     return corrupt(file, 36, fmt::format("L1 table of {} entries exceeds the limit of {}", h.l1_size, kMaxL1Bytes / 8));
   const uint64_t table_bytes = uint64_t{h.refcount_table_clusters} * h.cluster_size();
-  if (h.refcount_table_clusters == 0) return corrupt(file, 56, "has no refcount table");
+  const auto repair = [&](const char* what) { return fmt::format("`qemu-img check -r all {}` {}", file.name(), what); };
+  if (h.refcount_table_clusters == 0)
+    return corrupt(file, 56, "has no refcount table").with_note(repair("makes a new one; copy the file first"));
   if (table_bytes > std::max(kMaxRefcountTableBytes, h.cluster_size()))
     return corrupt(file, 56,
                    fmt::format("refcount table of {} clusters exceeds the limit of {} bytes", h.refcount_table_clusters,
                                kMaxRefcountTableBytes));
   if (h.nb_snapshots > kMaxSnapshots)
-    return corrupt(file, 60, fmt::format("{} snapshots exceed the limit of {}", h.nb_snapshots, kMaxSnapshots));
+    return corrupt(file, 60, fmt::format("{} snapshots exceed the limit of {}", h.nb_snapshots, kMaxSnapshots))
+        .with_note(repair("removes those above the limit; copy the file first"));
   if (h.size > uint64_t{1} << 62)
     return corrupt(file, 24, fmt::format("virtual size of {} bytes is too large", h.size));
   if (h.l1_entries_for(h.size) > h.l1_size)

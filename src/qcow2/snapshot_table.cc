@@ -117,8 +117,10 @@ Result<SnapshotTable> read_snapshot_table(BlockDevice& file, const Header& heade
     const uint16_t name_size = raw.name_size;
     if (extra_size > kMaxSnapshotExtraData)
       return corrupt(
-          file, header.snapshots_offset + reader.taken(),
-          fmt::format("snapshot {} has {} bytes of extra data (limit {})", i, extra_size, kMaxSnapshotExtraData));
+                 file, header.snapshots_offset + reader.taken(),
+                 fmt::format("snapshot {} has {} bytes of extra data (limit {})", i, extra_size, kMaxSnapshotExtraData))
+          .with_note(
+              fmt::format("`qemu-img check -r all {}` removes what is too much; copy the file first", file.name()));
     const auto extra = TRY(reader.take(extra_size));
     if (extra_size >= 8) s.vm_state_size = load_be<uint64_t>(extra.data());
     if (extra_size >= 16) s.disk_size = load_be<uint64_t>(extra.data() + 8);

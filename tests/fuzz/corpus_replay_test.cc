@@ -13,7 +13,7 @@ namespace {
 std::vector<std::string> files(const char* directory) {
   std::vector<std::string> out;
   for (const auto& entry : std::filesystem::directory_iterator(VARVE_CORPUS + std::string("/") + directory))
-    out.push_back(entry.path().string());
+    if (entry.path().extension() != ".json") out.push_back(entry.path().string());
   std::sort(out.begin(), out.end());
   return out;
 }
@@ -37,6 +37,7 @@ TEST_P(ImageCorpus, BreaksNoPromise) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, ImageCorpus, testing::ValuesIn(files("qcow2")), test_name);
+INSTANTIATE_TEST_SUITE_P(Hostile, ImageCorpus, testing::ValuesIn(files("hostile")), test_name);
 
 class CompressedCorpus : public testing::TestWithParam<std::string> {};
 
@@ -57,6 +58,18 @@ TEST_P(LuksCorpus, BreaksNoPromise) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, LuksCorpus, testing::ValuesIn(files("luks")), test_name);
+
+class TableCorpus : public testing::TestWithParam<std::string> {};
+
+TEST_P(TableCorpus, BreaksNoPromise) {
+  const std::string bytes = test::read_whole_file(GetParam());
+  ASSERT_FALSE(bytes.empty());
+  snapshot_table(std::as_bytes(std::span(bytes)));
+  bitmaps(std::as_bytes(std::span(bytes)));
+}
+
+INSTANTIATE_TEST_SUITE_P(Snapshots, TableCorpus, testing::ValuesIn(files("snapshot_table")), test_name);
+INSTANTIATE_TEST_SUITE_P(Bitmaps, TableCorpus, testing::ValuesIn(files("bitmaps")), test_name);
 
 }  // namespace
 }  // namespace varve::fuzz

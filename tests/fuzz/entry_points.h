@@ -18,6 +18,14 @@ void live(std::span<const std::byte> bytes);
 // sound image sound.
 void check_image(std::span<const std::byte> bytes);
 
+// Byte 0: how many snapshots; the rest is a snapshot table. Promised: what was read is written so that it reads the
+// same.
+void snapshot_table(std::span<const std::byte> bytes);
+
+// Byte 0: how many bitmaps; bytes 1 to 3: the size of the directory, which follows in a cluster of its own; tables and
+// bits lie wherever the entries say. Promised: as above; and what goes into a bitmap is in it.
+void bitmaps(std::span<const std::byte> bytes);
+
 // Byte 0: compression type and cluster size; the rest is the compressed cluster.
 void decompress(std::span<const std::byte> bytes);
 

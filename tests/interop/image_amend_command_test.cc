@@ -207,10 +207,12 @@ TEST_F(ImageAmendCommand, FillsAndErasesKeySlots) {
   EXPECT_TRUE(!opens("first") && opens("second") && opens("third"));
   expect_same(amend("encrypt.state=inactive,encrypt.keyslot=5", "c"));
   EXPECT_TRUE(opens("second") && !opens("third"));
+  run_ok(words("qemu-img check -q --object secret,id=b,data=second --image-opts "
+               "driver=qcow2,file.filename=disk,encrypt.key-secret=b"),
+         run_options(our_dir()));
   expect_same(amend("encrypt.state=inactive,encrypt.keyslot=1", "b"));
   expect_same(amend("encrypt.state=inactive,encrypt.keyslot=1", "b", "--force"));
   EXPECT_FALSE(opens("second"));
-  run_ok(words("qemu-img check -q disk"), run_options(our_dir()));
 }
 
 TEST_F(ImageAmendCommand, RepairsADirtyImageFirst) {

@@ -168,6 +168,7 @@ inline std::vector<HostileHeader> hostile_headers() {
        kBad,
        112,
        "extension 0x12345678 of 65536 bytes runs past"},
+      {"ExtensionsRunIntoTheBackingName", {{8, 8, 116}, {16, 4, 8}}, kBad, 112, "run into the backing file name"},
       {"ExtensionOfAllOnes", {{112, 4, 0x12345678}, {116, 4, 0xffffffff}}, kBad, 112, "4294967295 bytes runs past"},
       {"BackingFormatTooLong", {{112, 4, 0xe2792aca}, {116, 4, 16}}, kBad, 112, "backing format name is too long"},
   };
