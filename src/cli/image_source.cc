@@ -63,8 +63,29 @@ void flatten(const nlohmann::json& json, const std::string& prefix, KeyValues& r
   }
 }
 
+// QEMU also takes strings in single quotes.
+std::string double_quoted(const std::string& text) {
+  std::string result;
+  char quote = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (quote != 0 && c == '\\' && i + 1 < text.size()) {
+      if (text[i + 1] != '\'') result += c;
+      result += text[++i];
+    } else if (c == '"' && quote == '\'') {
+      result += "\\\"";
+    } else if (c == quote || (quote == 0 && (c == '"' || c == '\''))) {
+      quote = quote == 0 ? c : '\0';
+      result += '"';
+    } else {
+      result += c;
+    }
+  }
+  return result;
+}
+
 Result<KeyValues> parse_json_name(const std::string& text) {
-  const nlohmann::json json = nlohmann::json::parse(text, nullptr, false);
+  const nlohmann::json json = nlohmann::json::parse(double_quoted(text), nullptr, false);
   if (json.is_discarded()) return invalid("Could not parse the JSON options");
   if (!json.is_object()) return invalid("Invalid JSON object given");
   KeyValues result;

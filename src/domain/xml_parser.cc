@@ -181,9 +181,9 @@ class Cutter {
       if (text_[at_] != '<') {
         ++at_;
       } else if (looking_at("<!--")) {
-        TRY(skip_past("-->"));
+        TRY(skip_past("<!--", "-->"));
       } else if (looking_at("<?")) {
-        TRY(skip_past("?>"));
+        TRY(skip_past("<?", "?>"));
       } else {
         break;
       }
@@ -204,8 +204,9 @@ class Cutter {
 
   void count_lines(std::string_view part) { line_ += static_cast<int>(std::count(part.begin(), part.end(), '\n')); }
 
-  Result<std::string_view> skip_past(std::string_view end) {
-    const size_t found = text_.find(end, at_);
+  // `start` is what we are looking at, and no part of the end: <!-->--> is a comment.
+  Result<std::string_view> skip_past(std::string_view start, std::string_view end) {
+    const size_t found = text_.find(end, at_ + start.size());
     if (found == std::string_view::npos) return lost();
     const std::string_view part = text_.substr(at_, found + end.size() - at_);
     at_ += part.size();
@@ -295,11 +296,11 @@ class Cutter {
         ++at_;
         return {};
       } else if (looking_at("<!--")) {
-        add(element, NodeKind::kComment, TRY(skip_past("-->")));
+        add(element, NodeKind::kComment, TRY(skip_past("<!--", "-->")));
       } else if (looking_at("<![CDATA[")) {
-        add(element, NodeKind::kOther, TRY(skip_past("]]>")));
+        add(element, NodeKind::kOther, TRY(skip_past("<![CDATA[", "]]>")));
       } else if (looking_at("<?")) {
-        add(element, NodeKind::kOther, TRY(skip_past("?>")));
+        add(element, NodeKind::kOther, TRY(skip_past("<?", "?>")));
       } else {
         element.nodes_.push_back(Node{NodeKind::kElement, {}, std::make_unique<Element>()});
         TRY(cut_element(*element.nodes_.back().element, depth + 1, element.indentation_));

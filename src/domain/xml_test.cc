@@ -47,6 +47,14 @@ TEST(Xml, WhatAHandWroteComesBackByteForByte) {
   EXPECT_EQ(parsed(text).to_string(), text);
 }
 
+TEST(Xml, ACommentMayBeginWithWhatLooksLikeItsEnd) {
+  for (const char* text : {"<!-->a--><b/>", "<b><!-->--></b>", "<b><!--->c--></b>"}) {
+    const auto document = Document::parse(text, "test");
+    ASSERT_TRUE(document) << text;
+    EXPECT_EQ(document->to_string(), text);
+  }
+}
+
 TEST(Xml, ValuesAreDecoded) {
   const Document document =
       parsed("<a x='&lt;&#65;&#x1F600;\n\t&apos;\"' y=\"'\">one&#10;two\r\nthree<!-- no --><![CDATA[<&amp;>]]></a>");
