@@ -38,6 +38,11 @@ class ClusterIntervals {
     }
   }
 
+  bool overlaps(uint64_t first, uint64_t count) const {
+    const auto at = ends_.lower_bound(first + count);  // begins behind the range
+    return at != ends_.begin() && std::prev(at)->second > first;
+  }
+
   // All intervals, {first, behind the last}, in order; the set is empty then.
   std::map<uint64_t, uint64_t> take() { return std::exchange(ends_, {}); }
 

@@ -107,7 +107,9 @@ Result<void> ImageWriter::grow_l1(uint64_t entries) {
   const uint64_t old_first = header_.l1_table_offset / cluster_size();
   const uint64_t old_clusters = div_round_up(uint64_t{header_.l1_size} * 8, cluster_size());
   const uint64_t clusters = div_round_up(entries * 8, cluster_size());
-  const uint64_t place = TRY(refcounts_.allocate(clusters)) * cluster_size();
+  const uint64_t first = TRY(refcounts_.allocate(clusters));
+  TRY(check_no_metadata(first, clusters));
+  const uint64_t place = first * cluster_size();
   TRY(write_back());  // the refcounts of the new place
   mapping_.l1().resize(entries);
   std::vector<be64> table(clusters * cluster_size() / 8);
@@ -118,6 +120,7 @@ Result<void> ImageWriter::grow_l1(uint64_t entries) {
   header_.l1_size = static_cast<uint32_t>(entries);
   TRY(write_header_fields());
   if (old_clusters != 0) freed_.emplace_back(old_first, old_clusters);
+  metadata_.reset();
   return release_freed();
 }
 
@@ -252,6 +255,7 @@ Result<void> ImageWriter::shrink(uint64_t new_size) {
   // Tables that went are still in memory.
   mapping_ = TRY(Mapping::open(file_, f, header_.l1_table_offset, header_.l1_size));
   header_.size = new_size;
+  metadata_.reset();
   TRY(write_header_fields());
   return release_freed();
 }

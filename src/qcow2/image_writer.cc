@@ -32,6 +32,7 @@ Result<std::unique_ptr<ImageWriter>> ImageWriter::open(BlockDevice& file, BlockD
 Result<void> ImageWriter::reload_refcounts() {
   CHECK(dirty_tables_.empty() && dirty_l1_.empty() && freed_.empty() && dropped_data_.empty());
   refcounts_ = TRY(Refcounts::open(file_, header_));
+  metadata_.reset();
   failed_ = false;
   return {};
 }
@@ -59,6 +60,10 @@ Result<ImageWriter::InPlace> ImageWriter::find_in_place(uint64_t offset, uint64_
   if (ours <= in_cluster) return InPlace{};
   const MappedRun run = TRY(mapping_.lookup(offset, std::min(length, ours - in_cluster)));
   if (run.kind != MappedRun::Kind::kData) return InPlace{};
+  if (!header_.has_data_file()) {
+    const uint64_t first = run.host_offset / cluster_size();
+    TRY(check_no_metadata(first, div_round_up(run.host_offset + run.length, cluster_size()) - first));
+  }
   return InPlace{run.host_offset, run.length};
 }
 
@@ -70,10 +75,14 @@ Result<L2Table*> ImageWriter::writable_table(uint64_t l1_index) {
   if (table != nullptr) {
     fresh.words = table->words;
     freed_.emplace_back(table->host_offset / cluster_size(), 1);
+    if (metadata_) metadata_->erase(table->host_offset / cluster_size(), 1);
   } else {
     fresh.words.resize(cluster_size() / 8);
   }
-  fresh.host_offset = TRY(refcounts_.allocate(1)) * cluster_size();
+  const uint64_t place = TRY(refcounts_.allocate(1));
+  TRY(check_no_metadata(place, 1));
+  metadata_->insert(place, 1);
+  fresh.host_offset = place * cluster_size();
   fresh.dirty = true;
   mapping_.l1()[l1_index] = fresh.host_offset | kEntryCopied;
   dirty_tables_.insert(l1_index);
@@ -101,6 +110,7 @@ Result<void> ImageWriter::drop_cluster(uint64_t guest_cluster, uint64_t entry) {
       const CompressedRange range = f.compressed_range(entry);
       const uint64_t first = range.offset / cluster_size();
       const uint64_t last = (range.offset + range.length - 1) / cluster_size();
+      TRY(check_no_metadata(first, last - first + 1));
       freed_.emplace_back(first, last - first + 1);
       return {};
     }
@@ -112,7 +122,10 @@ Result<void> ImageWriter::drop_cluster(uint64_t guest_cluster, uint64_t entry) {
           return corruption(file_.name(), entry & kOffsetMask,
                             "an entry names another place of the external data file than its own");
         dropped_data_.insert(cluster, 1);
-      } else if (!freed_.empty() && freed_.back().first + freed_.back().second == cluster) {
+        return {};
+      }
+      TRY(check_no_metadata(cluster, 1));
+      if (!freed_.empty() && freed_.back().first + freed_.back().second == cluster) {
         ++freed_.back().second;
       } else {
         freed_.emplace_back(cluster, 1);
@@ -174,6 +187,7 @@ Result<uint64_t> ImageWriter::write_standard(L2Table& table, uint64_t offset, st
   if (f.kind(first_entry) == ClusterKind::kZeroAllocated && (first_entry & kEntryCopied) != 0) {
     const auto piece = data.first(std::min<uint64_t>(data.size(), cluster_size() - in_cluster));
     const uint64_t host = first_entry & kOffsetMask;
+    if (!f.data_file) TRY(check_no_metadata(host / cluster_size(), 1));
     filled_places_ = true;
     TRY(write_clusters(host, guest_cluster, offset, piece));
     set_entry(table, first_index, host | kEntryCopied, 0);
@@ -229,6 +243,7 @@ Result<uint64_t> ImageWriter::write_extended(L2Table& table, uint64_t offset, st
   const uint64_t new_zero = (bitmap >> 32) & ~touched;
 
   if (kind == ClusterKind::kData && (entry & kEntryCopied) != 0) {  // our cluster, subclusters not allocated yet
+    if (!f.data_file) TRY(check_no_metadata((entry & kOffsetMask) / cluster_size(), 1));
     TRY(read_around(first * subcluster, last * subcluster, buffer));
     filled_places_ = true;
     TRY(write_data((entry & kOffsetMask) + first * subcluster, guest_cluster + first * subcluster, buffer));
@@ -255,7 +270,9 @@ Result<uint64_t> ImageWriter::write_extended(L2Table& table, uint64_t offset, st
 // its place already, at the guest's own offset, and nothing is counted (specification, "External data file").
 Result<std::pair<uint64_t, uint64_t>> ImageWriter::place_data(uint64_t guest_cluster, uint64_t count) {
   if (header_.has_data_file()) return std::pair{guest_cluster / cluster_size(), count};
-  return refcounts_.allocate_up_to(count);
+  const auto place = TRY(refcounts_.allocate_up_to(count));
+  TRY(check_no_metadata(place.first, place.second));
+  return place;
 }
 
 // Nothing will refer to what place_data() gave.
@@ -278,6 +295,7 @@ Result<uint64_t> ImageWriter::place_compressed(uint64_t length) {
     present = offset / cluster_size();
   } else {
     const uint64_t fresh = TRY(refcounts_.allocate(1)) * cluster_size();
+    TRY(check_no_metadata(fresh / cluster_size(), 1));
     if (room != 0 && align_up(offset, cluster_size()) == fresh)
       present = offset / cluster_size();
     else
@@ -399,6 +417,7 @@ Result<void> ImageWriter::unmap_everything() {
     mapping_.trim(kMaxDirtyBytes);
   }
   mapping_.forget_tables();
+  metadata_.reset();
   return {};
 }
 
@@ -453,7 +472,10 @@ Result<void> ImageWriter::write_back_ordered() {
     TRY(file_.flush());  // refcounts and guest data | whatever refers to them
     filled_places_ = false;
   }
-  if (refcounts_.table_changed()) TRY(write_refcount_table());
+  if (refcounts_.table_changed()) {
+    TRY(write_refcount_table());
+    metadata_.reset();
+  }
   for (const uint64_t index : dirty_tables_) {
     L2Table* table = TRY(mapping_.table(index));
     if (!table->dirty) continue;
@@ -502,6 +524,7 @@ Result<void> ImageWriter::release_freed() {
     }
   }
   TRY(refcounts_.place_blocks());
+  if (refcounts_.table_changed()) metadata_.reset();
   return refcounts_.write_dirty_blocks();
 }
 

@@ -8,6 +8,7 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <set>
 #include <span>
 
@@ -61,7 +62,10 @@ class ImageWriter {
   // that found its way through the old tables.
   Result<void> release_freed();
   // One reference less to these, in the next release_freed().
-  void release(uint64_t first_cluster, uint64_t count) { freed_.emplace_back(first_cluster, count); }
+  void release(uint64_t first_cluster, uint64_t count) {
+    freed_.emplace_back(first_cluster, count);
+    metadata_.reset();  // it may be metadata that has moved
+  }
   // Dirty tables fill the memory: it is time for write_back().
   bool wants_write_back() const;
 
@@ -89,6 +93,9 @@ class ImageWriter {
   Result<void> write_clusters(uint64_t host, uint64_t guest_cluster, uint64_t offset, std::span<const std::byte> data);
   Result<void> write_data(uint64_t host, uint64_t guest_offset, std::span<const std::byte> data);
   Result<uint64_t> write_standard(L2Table& table, uint64_t offset, std::span<const std::byte> data);
+  // kCorrupt where one of these clusters, which guest data or a new table is to go to, holds metadata that is in use:
+  // an entry or a refcount lies, and what was written there would destroy the image.
+  Result<void> check_no_metadata(uint64_t first_cluster, uint64_t count);
   Result<std::pair<uint64_t, uint64_t>> place_data(uint64_t guest_cluster, uint64_t count);
   void forget_place(uint64_t first_cluster, uint64_t count);
   Result<uint64_t> place_compressed(uint64_t length);
@@ -121,6 +128,8 @@ class ImageWriter {
   // tables reach the disk before it, the guest would see what lay there long ago.
   bool filled_places_ = false;
   uint64_t pack_offset_ = 0;  // where the next compressed cluster goes, within a host cluster that has some; 0: nowhere
+  // Where the metadata lies that the active disk needs; made when it is asked for, and anew when something moved.
+  std::optional<ClusterIntervals> metadata_;
   bool failed_ = false;
 };
 
