@@ -21,6 +21,7 @@ namespace varve::qcow2 {
 namespace {
 
 constexpr size_t kTablesAtOnce = 64;
+constexpr size_t kWriteBytes = size_t{1} << 20;
 
 Error refusal(std::string text) {
   return make_error(ErrorKind::kUnsupported, std::move(text));
@@ -124,6 +125,12 @@ Result<void> Image::State::rewrite_refcounts(uint32_t bits) {
 
   std::vector<be64> table(plan.table_clusters * cluster_size / 8);
   uint64_t place = plan.first_cluster + plan.table_clusters;
+  std::vector<std::byte> pending;  // blocks that end at `place`, not written yet
+  const auto write = [&]() -> Result<void> {
+    TRY(file->write_at(place * cluster_size - pending.size(), pending));
+    pending.clear();
+    return {};
+  };
   for (uint64_t b = 0; b < plan.blocks.size(); ++b) {
     if (!plan.blocks[b]) continue;
     RefcountArray counts(next.refcount_order, cluster_size);
@@ -133,9 +140,11 @@ Result<void> Image::State::rewrite_refcounts(uint32_t bits) {
       if (is_new || c < old_clusters) counts.set(i, is_new ? 1 : new_count(c));
     }
     table[b] = place * cluster_size;
-    TRY(file->write_at(place * cluster_size, counts.bytes()));
+    pending.insert(pending.end(), counts.bytes().begin(), counts.bytes().end());
     ++place;
+    if (pending.size() >= kWriteBytes) TRY(write());
   }
+  TRY(write());
   TRY(file->write_at(plan.first_cluster * cluster_size, std::as_bytes(std::span(table))));
   next.refcount_table_offset = plan.first_cluster * cluster_size;
   next.refcount_table_clusters = static_cast<uint32_t>(plan.table_clusters);

@@ -120,8 +120,8 @@ TEST_P(OverlayCrash, RebaseLeavesTheOverlayShowingTheSame) {
   {
     const std::shared_ptr<Image> top = open_over(top_file, old_image, true);
     seen = whole_contents(*top);
-    const std::vector<image::ChainLayer> before = {{old_image.get(), {1, 1}}};
-    const std::vector<image::ChainLayer> after = {{new_image.get(), {1, 2}}};
+    const std::vector<image::ChainLayer> before = {{old_image.get(), {{1, 1}}}};
+    const std::vector<image::ChainLayer> after = {{new_image.get(), {{1, 2}}}};
     ASSERT_TRUE(image::copy_for_rebase(*top, before, after, {}));
     ASSERT_TRUE(top->flush());
     ASSERT_TRUE(top->change_backing_name(new_name, "qcow2"));

@@ -28,10 +28,31 @@ RunOptions ImageCommandPeer::run_options(const std::string& directory) const {
       .stdin_text = "", .working_directory = directory, .environment = {{"TZ", "America/New_York"}, {"LC_ALL", "C"}}};
 }
 
+namespace {
+
+std::string line_of(const std::vector<std::string>& arguments) {
+  std::string line;
+  for (const std::string& argument : arguments) line += " " + argument;
+  return line;
+}
+
+// For new LUKS keys qemu-img measures how fast it is, and at random fails to: nothing is done then, and it is asked
+// again.
+ProcessResult run_until_measured(const std::vector<std::string>& argv, const RunOptions& options) {
+  ProcessResult result;
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    result = run(argv, options);
+    if (result.err.find("Unable to get accurate CPU usage") == std::string::npos) break;
+  }
+  return result;
+}
+
+}  // namespace
+
 ProcessResult ImageCommandPeer::qemu(const std::vector<std::string>& arguments) const {
   std::vector<std::string> argv = arguments;
   argv.insert(argv.begin(), qemu_img_);
-  return run(argv, run_options(their_dir()));
+  return run_until_measured(argv, run_options(their_dir()));
 }
 
 ProcessResult ImageCommandPeer::ours(const std::vector<std::string>& arguments) const {
@@ -47,7 +68,10 @@ ProcessResult ImageCommandPeer::varve(const std::vector<std::string>& arguments)
 }
 
 void ImageCommandPeer::prepare(const std::vector<std::vector<std::string>>& commands) {
-  for (const std::vector<std::string>& command : commands) run_ok(command, run_options(their_dir()));
+  for (const std::vector<std::string>& command : commands) {
+    const ProcessResult done = run_until_measured(command, run_options(their_dir()));
+    if (done.exit_code != 0) ADD_FAILURE() << line_of(command) << " ended with " << done.exit_code << "\n" << done.err;
+  }
   copy_to_ours();
 }
 
@@ -61,12 +85,6 @@ void ImageCommandPeer::copy_to_ours() const {
 }
 
 namespace {
-
-std::string line_of(const std::vector<std::string>& arguments) {
-  std::string line;
-  for (const std::string& argument : arguments) line += " " + argument;
-  return line;
-}
 
 // QEMU forgets the newline after some hints.
 std::string with_newline(std::string text) {
