@@ -330,7 +330,7 @@ Result<image::OpenImage> open_source(const std::string& word, const SourceArgume
     return invalid(fmt::format("Could not open '{}': {}", word, applied.error().message));
   image::OpenFailure failure;
   Result<image::OpenImage> opened = image::open_image(source.path, options, &failure);
-  if (!opened && failure.layer == 0 && writes &&
+  if (!opened && failure.layer == 0 && writes && failure.cause->kind == ErrorKind::kCorrupt &&
       source.format.value_or(image::Format::kQcow2) == image::Format::kQcow2 && is_dirty_image(source.path)) {
     const auto line = [&](const std::string& text) {
       if (arguments.diagnostics) arguments.diagnostics(text);

@@ -1,6 +1,7 @@
 #include "image/create.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -23,6 +24,12 @@ namespace {
 bool exists(const std::string& path) {
   struct stat st = {};
   return ::lstat(path.c_str(), &st) == 0;
+}
+
+bool is_same_file(const std::string& one, const std::string& other) {
+  struct stat a = {};
+  struct stat b = {};
+  return ::stat(one.c_str(), &a) == 0 && ::stat(other.c_str(), &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
 constexpr uint32_t kDefaultExtentSize = 1u << 20;
@@ -83,6 +90,12 @@ Result<void> create_raw(const std::string& path, uint64_t size, const FileOption
 
 Result<void> create_qcow2(const std::string& path, const qcow2::CreateOptions& options,
                           const FileOptions& file_options) {
+  if (options.data_file && options.backing_file &&
+      is_same_file(resolve_backing_name("", *options.data_file), resolve_backing_name(path, *options.backing_file))) {
+    return make_error(ErrorKind::kInvalidArgument,
+                      fmt::format("'{}' is the backing file, and can't be the data file, too: it would be overwritten",
+                                  *options.data_file));
+  }
   return create_file(path, LockRequest::format_writer(), file_options, [&](FileDevice& file) -> Result<void> {
     if (!options.data_file) {
       TRY(qcow2::Image::create(file, options));

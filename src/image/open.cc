@@ -73,9 +73,14 @@ Result<std::shared_ptr<qcow2::Image>> open_qcow2(const std::shared_ptr<FileDevic
   const qcow2::Header header = TRY(qcow2::read_header(*file));
   TRY(check_encryption_format(header, encryption));
   const bool needs_data = use == Use::kRead || use == Use::kWrite;
-  qcow2::OpenOptions options{.writable = writable, .data = data_file};
-  if (needs_data && header.crypt_method == qcow2::CryptMethod::kLuks && encryption.passphrase)
+  qcow2::OpenOptions options{.writable = writable};
+  if (header.crypt_method == qcow2::CryptMethod::kNone) {
+    options.data = data_file;
+  } else if (needs_data && header.crypt_method == qcow2::CryptMethod::kLuks && encryption.passphrase) {
+    // Without the key there is no data device: what the file holds is not what the guest sees, and nothing is to be
+    // written there in plain.
     options.data = TRY(open_encrypted(*file, header, *encryption.passphrase, data_file ? data_file : file));
+  }
   std::shared_ptr<qcow2::Image> image = TRY(qcow2::Image::open(file, std::move(options)));
   if (needs_data && header.crypt_method != qcow2::CryptMethod::kNone) TRY(image->check_readable());
   return image;
@@ -125,7 +130,8 @@ Result<OpenLayer> open_layer(size_t index, const std::string& path, std::optiona
   }
   const Encryption none;
   const Encryption& below = index <= options.below.size() && index != 0 ? options.below[index - 1].encryption : none;
-  result.qcow2 = TRY(open_qcow2(result.file, std::move(data), writable, options.use, index == 0 ? options.encryption : below));
+  result.qcow2 =
+      TRY(open_qcow2(result.file, std::move(data), writable, options.use, index == 0 ? options.encryption : below));
   result.device = result.qcow2;
   return result;
 }

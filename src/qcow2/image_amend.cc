@@ -151,8 +151,8 @@ Result<void> Image::State::rewrite_refcounts(uint32_t bits) {
   TRY(replace_header(*file, next));  // flushes the new structure first
   TRY(load());
   TRY(writer->reload_refcounts());
-  for (const auto& [first, count] : old_places)
-    if (new_count(first) == 0) (void)file->discard(first * cluster_size, count * cluster_size);
+  for (const auto& [cluster, references] : less)
+    if (new_count(cluster) == 0) (void)file->discard(cluster * cluster_size, cluster_size);
   return {};
 }
 
@@ -211,7 +211,7 @@ Result<bool> Image::State::expand_zeroes(uint64_t table_offset, bool active, std
     changed = true;
     if (kind == ClusterKind::kZeroAllocated)
       for (uint64_t i = 0; i < sharers; ++i) writer->release((entry & kOffsetMask) / cluster_size, 1);
-    if (!header.backing_file) {
+    if (!header.backing_file && backing == nullptr) {
       raw = 0;
       continue;
     }

@@ -32,7 +32,8 @@ Result<void> Image::resize(uint64_t new_size, bool with_places) {
   // A bitmap of the wrong size would be believed. So there are none while the size changes.
   TRY(check_resizable(new_size));
   finish_recording();
-  std::vector<DirtyBitmap> bitmaps = TRY(this->bitmaps());
+  const std::vector<DirtyBitmap> before = TRY(this->bitmaps());
+  std::vector<DirtyBitmap> bitmaps = before;
   for (DirtyBitmap& bitmap : bitmaps) {
     if (bitmap.inconsistent) {
       return refusal(fmt::format("Bitmap '{}' is inconsistent and cannot be used\nTry block-dirty-bitmap-remove to "
@@ -48,8 +49,10 @@ Result<void> Image::resize(uint64_t new_size, bool with_places) {
     bitmap = std::move(resized);
   }
   TRY(store_bitmaps({}));
-  TRY(resize_disk(new_size, with_places));
-  return store_bitmaps(bitmaps);
+  Result<void> resized = resize_disk(new_size, with_places);
+  if (resized) return store_bitmaps(bitmaps);
+  if (store_bitmaps(before)) return resized;
+  return std::move(resized).error().with_note("its bitmaps are gone: the next backup has to be a full one");
 }
 
 Result<void> Image::check_resizable(uint64_t new_size) const {
@@ -60,6 +63,8 @@ Result<void> Image::check_resizable(uint64_t new_size) const {
   TRY(s.check_readable());
   if (new_size % 512 != 0) return make_error(ErrorKind::kInvalidArgument, "The new size must be a multiple of 512");
   if (!s.snapshots.empty() && s.header.version < 3) return refusal("Can't resize a v2 image which has snapshots");
+  if (s.header.l1_entries_for(new_size) * 8 > kMaxL1Bytes)
+    return make_error(ErrorKind::kNoSpace, "Failed to grow the L1 table: File too large");
   return {};
 }
 

@@ -11,12 +11,6 @@ namespace {
 
 class ImageAmendCommand : public ImageCommandPeer {
  protected:
-  static std::vector<std::string> io(const std::vector<std::string>& commands, const std::string& name) {
-    std::vector<std::string> argv = {"qemu-io", "-f", "qcow2"};
-    for (const std::string& command : commands) argv.insert(argv.end(), {"-c", command});
-    argv.push_back(name);
-    return argv;
-  }
   void expect_same_properties(const std::string& name) const {
     EXPECT_EQ(properties(our_dir(), name, "qcow2"), properties(their_dir(), name, "qcow2")) << name;
     run_ok({"qemu-img", "check", "-q", "-f", "qcow2", our_dir() + "/" + name});

@@ -169,7 +169,7 @@ TEST_F(ImageBitmapCommand, BitmapsGetTheSizeOfTheDisk) {
   write("write -P 3 100k 70k", "disk");
   write("write -P 4 19M 1M", "disk");
   for (const char* line :
-       {"resize disk +3M", "resize --shrink disk 19700k", "resize disk 1G", "resize --shrink disk 64k",
+       {"resize disk 1000000T", "resize disk +3M", "resize --shrink disk 19700k", "resize disk 1G", "resize --shrink disk 64k",
         "resize disk 70k", "resize --preallocation=metadata disk 3M", "amend -o size=5M disk"}) {
     SCOPED_TRACE(line);
     expect_same(line);

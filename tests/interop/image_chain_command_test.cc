@@ -12,13 +12,6 @@ namespace {
 
 class ImageChainCommand : public ImageCommandPeer {
  protected:
-  static std::vector<std::string> io(const std::vector<std::string>& commands, const std::string& name) {
-    std::vector<std::string> argv = {"qemu-io", "-f", "qcow2"};
-    for (const std::string& command : commands) argv.insert(argv.end(), {"-c", command});
-    argv.push_back(name);
-    return argv;
-  }
-
   // base ← middle ← top, and another base ← other: data, zeroes and holes over each other at random places, disks of
   // different sizes.
   void prepare_chains(uint64_t seed, const std::string& options) {

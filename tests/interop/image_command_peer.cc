@@ -15,6 +15,13 @@ std::vector<std::string> words(const std::string& line) {
   return result;
 }
 
+std::vector<std::string> io(const std::vector<std::string>& commands, const std::string& name) {
+  std::vector<std::string> argv = {"qemu-io", "-f", "qcow2"};
+  for (const std::string& command : commands) argv.insert(argv.end(), {"-c", command});
+  argv.push_back(name);
+  return argv;
+}
+
 void ImageCommandPeer::SetUp() {
   REQUIRES_PROGRAM("qemu-img");
   REQUIRES_PROGRAM("qemu-io");

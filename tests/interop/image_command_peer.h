@@ -14,6 +14,8 @@ namespace varve::test {
 
 // "create -f qcow2 a 1M" as arguments; no quoting.
 std::vector<std::string> words(const std::string& line);
+// qemu-io with these commands on a qcow2 image.
+std::vector<std::string> io(const std::vector<std::string>& commands, const std::string& name);
 
 class ImageCommandPeer : public testing::Test {
  protected:

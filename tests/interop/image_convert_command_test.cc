@@ -23,12 +23,6 @@ class ImageConvertCommand : public ImageCommandPeer {
              words("qemu-img snapshot -c 1 disk"), io({"write -P 6 20M 3M", "discard 0 256k"}, "disk"),
              words("qemu-img create -q -f raw raw 10M")});
   }
-  static std::vector<std::string> io(const std::vector<std::string>& commands, const std::string& name) {
-    std::vector<std::string> argv = {"qemu-io", "-f", "qcow2"};
-    for (const std::string& command : commands) argv.insert(argv.end(), {"-c", command});
-    argv.push_back(name);
-    return argv;
-  }
   // Converts on both sides; the results are the same disk, and ours is not larger on the host than theirs by more than
   // what the formats' own tables take.
   void expect_same_conversion(const std::string& line, const std::string& format, uint64_t tables = 512u << 10) const {

@@ -13,13 +13,6 @@ namespace {
 
 class ImageDataFile : public ImageCommandPeer {
  protected:
-  static std::vector<std::string> io(const std::vector<std::string>& commands, const std::string& name) {
-    std::vector<std::string> argv = {"qemu-io", "-f", "qcow2"};
-    for (const std::string& command : commands) argv.insert(argv.end(), {"-c", command});
-    argv.push_back(name);
-    return argv;
-  }
-
   // The same in both directories, by qemu-io.
   void write_in_both(const std::vector<std::string>& commands, const std::string& name) {
     for (const std::string& directory : {their_dir(), our_dir()}) run_ok(io(commands, name), run_options(directory));
@@ -206,6 +199,18 @@ TEST_F(ImageDataFile, ThatIsTheImageItselfIsNotWrittenTo) {
   EXPECT_EQ(ours(words("resize img.raw 2M")).exit_code, 1);
   EXPECT_EQ(ours(words("bench -w -c 1 -f qcow2 img.raw")).exit_code, 1);
   EXPECT_EQ(read_whole_file(our_dir() + "/img.raw"), before);
+}
+
+// qemu-img 7.2 overwrites it.
+TEST_F(ImageDataFile, IsNotTheBackingFile) {
+  prepare({words("qemu-img create -q -f qcow2 base 1M"), io({"write -P 5 0 1M"}, "base")});
+  const std::string before = read_whole_file(our_dir() + "/base");
+  const ProcessResult refused = ours(words("create -f qcow2 -b base -F qcow2 -o data_file=base over"));
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_NE(refused.err.find("'base' is the backing file, and can't be the data file, too"), std::string::npos)
+      << refused.err;
+  EXPECT_TRUE(read_whole_file(our_dir() + "/base") == before);
+  EXPECT_FALSE(std::filesystem::exists(our_dir() + "/over"));
 }
 
 }  // namespace

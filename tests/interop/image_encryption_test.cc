@@ -314,6 +314,30 @@ TEST_F(ImageEncryption, MeasuresAsQemuDoes) {
   expect_same("measure -O qcow2 -o encrypt.format=aes --size 1M");
 }
 
+TEST_F(ImageEncryption, GuestDataInADataFileIsEncryptedToo) {
+  create_theirs("disk", "data_file=" + path("disk.data"));
+  qemu_io("disk", {"write -P 7 0 1M", "write -P 8 2M 3k"});
+  const std::string before = test::read_whole_file(path("disk.data"));
+  for (const std::vector<std::string>& line :
+       {std::vector<std::string>{"convert", "-O", "raw", "disk", "out"}, {"bench", "-w", "-c", "1", "disk"},
+        {"compare", "disk", "disk"}, {"resize", "disk", "8M"}}) {
+    const ProcessResult refused = ours(line);
+    EXPECT_NE(refused.exit_code, 0) << line[0];
+    EXPECT_NE(refused.err.find("Parameter 'encrypt.key-secret' is required for cipher"), std::string::npos)
+        << refused.err;
+  }
+  EXPECT_TRUE(test::read_whole_file(path("disk.data")) == before);
+  const ProcessResult copied = ours({"convert", "--object", kSecret, "--image-opts", "-O", "raw", opts("disk"), "out"});
+  EXPECT_EQ(copied.exit_code, 0) << copied.err;
+  EXPECT_TRUE(test::read_whole_file(path("out")) == theirs_raw("disk"));
+  const ProcessResult written = ours({"bench", "-w", "-c", "4", "-s", "64k", "--pattern=9", "-o", "1M", "--image-opts",
+                                      "--object", kSecret, opts("disk")});
+  if (written.exit_code == 0) qemu_io("disk", {"read -P 7 0 1M", "read -P 9 1M 256k", "read -P 8 2M 3k"});
+  create_ours("mine", "data_file=" + path("mine.data"));
+  qemu_io("mine", {"write -P 3 1M 1M", "read -P 3 1M 1M"});
+  qemu_check("mine");
+}
+
 // ---- key slots
 
 class KeySlots : public ImageEncryption {

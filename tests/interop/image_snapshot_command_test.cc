@@ -4,6 +4,7 @@
 #include <regex>
 
 #include "interop/image_command_peer.h"
+#include "io/file_device.h"
 
 namespace varve::test {
 namespace {
@@ -141,6 +142,24 @@ TEST_F(ImageSnapshotCommand, RefusesCorruptImagesWithTheRemedy) {
     EXPECT_NE(varve({"image", "snapshot", action, "one", "disk"}).err.find("check -r all"), std::string::npos);
   }
   EXPECT_EQ(read_whole_file(our_dir() + "/disk"), before);
+}
+
+// A running machine's image may be dirty; it is the machine's to clean.
+TEST_F(ImageSnapshotCommand, LeavesADirtyImageInUseAlone) {
+  prepare({words("qemu-img create -q -f qcow2 -o lazy_refcounts=on disk 1M")});
+  const auto abandoned = run({"qemu-io", "-f", "qcow2", "-c", "write -P 7 0 64k", "-c", "flush", "-c", "abort", "disk"},
+                             run_options(their_dir()));
+  ASSERT_NE(abandoned.exit_code, 0);
+  copy_to_ours();
+  const std::string before = read_whole_file(our_dir() + "/disk");
+  std::vector<std::unique_ptr<FileDevice>> users;
+  for (const std::string& directory : {their_dir(), our_dir()}) {
+    auto user = FileDevice::open(directory + "/disk", Access::kReadWrite, LockRequest::format_writer());
+    ASSERT_TRUE(user) << user.error().message;
+    users.push_back(std::move(*user));
+  }
+  expect_same("snapshot -c two disk");
+  EXPECT_TRUE(read_whole_file(our_dir() + "/disk") == before);
 }
 
 TEST_F(ImageSnapshotCommand, RepairsDirtyImagesFirst) {
