@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/aligned_vector.h"
 #include "check/layout.h"
 
 namespace varve::check {
@@ -29,7 +30,7 @@ class TableReader {
 
  private:
   struct Buffer {
-    std::vector<std::byte> bytes;
+    AlignedVector<std::byte> bytes;
     Piece piece;
     bool is_full = false;
   };

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <thread>
 
+#include "base/aligned_vector.h"
 #include "cli/cache_mode.h"
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
@@ -70,7 +71,7 @@ class Run {
   }
 
   void drain_requests() {
-    std::vector<std::byte> buffer(request_.buffer_size, static_cast<std::byte>(request_.write ? request_.pattern : 0));
+    AlignedVector<std::byte> buffer(request_.buffer_size, static_cast<std::byte>(request_.write ? request_.pattern : 0));
     for (;;) {
       const uint64_t index = next_++;
       if (index >= end_) return;

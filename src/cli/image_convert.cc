@@ -5,6 +5,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "cli/cache_mode.h"
 #include "cli/image_command.h"
 #include "cli/image_convert_arguments.h"
 #include "cli/image_convert_bitmaps.h"
@@ -123,11 +124,15 @@ struct NewTarget {
 Result<image::OpenImage> open_target(const ConvertRequest& request, const NewTarget& made) {
   SourceArguments arguments{.format = request.target_format, .image_opts = request.target_image_opts};
   arguments.objects = request.source.objects;
-  if (!made.passphrase) return open_source(request.target, arguments, {.use = image::Use::kWrite});
+  // -n writes into an image that was there before, and may hold more than this copy.
+  const bool no_flush = parse_cache_mode(request.cache)->no_flush && !request.skip_create;
+  if (!made.passphrase)
+    return open_source(request.target, arguments, {.use = image::Use::kWrite, .no_flush = no_flush});
   image::OpenFailure failure;
   Result<image::OpenImage> opened = image::open_image(request.target,
                                                       {.format = image::Format::kQcow2,
                                                        .use = image::Use::kWrite,
+                                                       .no_flush = no_flush,
                                                        .encryption = {.passphrase = made.passphrase}},
                                                       &failure);
   if (!opened)

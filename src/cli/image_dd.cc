@@ -4,6 +4,7 @@
 #include <climits>
 #include <cstring>
 
+#include "base/aligned_vector.h"
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
 #include "cli/image_source.h"
@@ -33,7 +34,7 @@ Result<void> create_target(Output& output, const DdRequest& request, image::Form
 }
 
 ImageExit copy(Output& output, BlockDevice& source, BlockDevice& target, uint64_t from, uint64_t end) {
-  std::vector<std::byte> buffer(kBuffer);
+  AlignedVector<std::byte> buffer(kBuffer);
   for (uint64_t at = from; at < end;) {
     const auto piece = std::span(buffer).first(std::min<uint64_t>(kBuffer, end - at));
     if (Result<void> read = source.read_at(at, piece); !read) {

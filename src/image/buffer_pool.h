@@ -3,11 +3,12 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
 #include <mutex>
 #include <span>
 #include <utility>
 #include <vector>
+
+#include "base/aligned_vector.h"
 
 namespace varve::image {
 
@@ -22,15 +23,15 @@ class BufferPool {
     ~Lease() { pool_.give_back(std::move(memory_)); }
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
-    std::span<std::byte> first(size_t length) { return {memory_.get(), length}; }
+    std::span<std::byte> first(size_t length) { return std::span(memory_).first(length); }
 
    private:
     BufferPool& pool_;
-    std::unique_ptr<std::byte[]> memory_;
+    AlignedVector<std::byte> memory_;
   };
 
  private:
-  std::unique_ptr<std::byte[]> take() {
+  AlignedVector<std::byte> take() {
     {
       const std::scoped_lock lock(mutex_);
       if (!free_.empty()) {
@@ -39,16 +40,16 @@ class BufferPool {
         return memory;
       }
     }
-    return std::make_unique_for_overwrite<std::byte[]>(buffer_size_);
+    return AlignedVector<std::byte>(buffer_size_);
   }
-  void give_back(std::unique_ptr<std::byte[]> memory) {
+  void give_back(AlignedVector<std::byte> memory) {
     const std::scoped_lock lock(mutex_);
     free_.push_back(std::move(memory));
   }
 
   size_t buffer_size_;
   std::mutex mutex_;
-  std::vector<std::unique_ptr<std::byte[]>> free_;
+  std::vector<AlignedVector<std::byte>> free_;
 };
 
 }  // namespace varve::image

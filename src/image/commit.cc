@@ -4,6 +4,7 @@
 #include <mutex>
 #include <vector>
 
+#include "image/buffer_pool.h"
 #include "image/parallel.h"
 #include "image/rate_limit.h"
 
@@ -39,9 +40,10 @@ struct Piece {
   bool zero = false;
 };
 
-Result<void> copy(BlockDevice& top, BlockDevice& base, const Piece& piece) {
+Result<void> copy(BlockDevice& top, BlockDevice& base, const Piece& piece, BufferPool& buffers) {
   if (piece.zero) return base.write_zeroes(piece.offset, piece.length, ZeroMode::kMayUnmap);
-  std::vector<std::byte> buffer(piece.length);
+  BufferPool::Lease lease(buffers);
+  const std::span<std::byte> buffer = lease.first(piece.length);
   TRY(top.read_at(piece.offset, buffer));
   return base.write_at(piece.offset, buffer);
 }
@@ -56,6 +58,7 @@ Result<void> commit_to(std::span<const std::shared_ptr<BlockDevice>> layers, siz
   if (TRY(base.size()) < size) TRY(base.resize(size));
   const auto above = layers.first(base_index);
   RateLimit limit(options.bytes_per_second);
+  BufferPool buffers(kPiece);
   std::mutex mutex;
   for (uint64_t offset = 0; offset < size; offset += kWindow) {
     const uint64_t window = std::min(kWindow, size - offset);
@@ -71,7 +74,7 @@ Result<void> commit_to(std::span<const std::shared_ptr<BlockDevice>> layers, siz
     TRY(for_each_parallel(pieces.size(), copy_threads(), [&](size_t i) -> Result<void> {
       if (options.interrupted && options.interrupted()) return make_error(ErrorKind::kInterrupted, "interrupted");
       if (!pieces[i].zero) limit.pass(pieces[i].length);
-      TRY(copy(top, base, pieces[i]));
+      TRY(copy(top, base, pieces[i], buffers));
       const std::scoped_lock lock(mutex);
       if (options.progress) options.progress(pieces[i].offset, size);
       return {};

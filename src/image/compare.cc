@@ -10,6 +10,9 @@
 #include <thread>
 #include <utility>
 
+#include "base/aligned_vector.h"
+#include "base/zero_bytes.h"
+
 #include "image/chain_map.h"
 
 namespace varve::image {
@@ -44,13 +47,13 @@ struct Work {
   bool read[2] = {};
 };
 
-uint64_t first_difference(std::span<const std::byte> a, std::span<const std::byte> b) {
-  if (std::memcmp(a.data(), b.data(), a.size()) == 0) return a.size();
-  for (uint64_t at = 0; at < a.size(); at += kSector) {
-    const uint64_t n = std::min<uint64_t>(kSector, a.size() - at);
-    if (std::memcmp(&a[at], &b[at], n) != 0) return at;
-  }
-  return a.size();
+// The first sector of `size` bytes that is unlike: same(at, length) tells whether a piece is the same. `size` if none.
+template <typename Same>
+uint64_t first_difference(uint64_t size, Same same) {
+  if (same(0, size)) return size;
+  for (uint64_t at = 0; at < size; at += kSector)
+    if (!same(at, std::min(kSector, size - at))) return at;
+  return size;
 }
 
 class Reader {
@@ -71,8 +74,10 @@ class Reader {
   }
 
  private:
+  using Buffers = std::array<AlignedVector<std::byte>, 2>;
+
   void drain(const std::vector<Work>& all) {
-    std::array<std::vector<std::byte>, 2> buffers = {std::vector<std::byte>(kPiece), std::vector<std::byte>(kPiece)};
+    Buffers buffers = {AlignedVector<std::byte>(kPiece), AlignedVector<std::byte>(kPiece)};
     for (;;) {
       const size_t index = next_++;
       if (index >= bad_) return;
@@ -85,20 +90,23 @@ class Reader {
     }
   }
 
-  std::optional<Comparison> look(const Work& work, std::array<std::vector<std::byte>, 2>& buffers) {
+  std::optional<Comparison> look(const Work& work, Buffers& buffers) {
+    std::span<std::byte> bytes[2];  // of those that are read
     for (size_t i = 0; i < 2; ++i) {
-      const auto buffer = std::span(buffers[i]).first(work.length);
-      if (!work.read[i]) {
-        std::memset(buffer.data(), 0, buffer.size());
-      } else if (Result<void> read = devices_[i]->read_at(work.offset, buffer); !read) {
+      if (!work.read[i]) continue;
+      bytes[i] = std::span(buffers[i]).first(work.length);
+      if (Result<void> read = devices_[i]->read_at(work.offset, bytes[i]); !read) {
         return Comparison{.kind = Comparison::Kind::kReadFailed,
                           .offset = work.offset,
                           .image = static_cast<int>(i),
                           .failure = read.error()};
       }
     }
-    const uint64_t at =
-        first_difference(std::span(buffers[0]).first(work.length), std::span(buffers[1]).first(work.length));
+    const uint64_t at = first_difference(work.length, [&](uint64_t from, uint64_t length) {
+      if (!work.read[0]) return all_zero(bytes[1].subspan(from, length));
+      if (!work.read[1]) return all_zero(bytes[0].subspan(from, length));
+      return std::memcmp(&bytes[0][from], &bytes[1][from], length) == 0;
+    });
     if (at == work.length) return std::nullopt;
     return Comparison{.kind = Comparison::Kind::kContentMismatch, .offset = work.offset + at, .failure = std::nullopt};
   }

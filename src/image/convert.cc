@@ -10,6 +10,7 @@
 #include <mutex>
 
 #include "base/checked.h"
+#include "base/zero_bytes.h"
 #include "image/buffer_pool.h"
 #include "image/open.h"
 #include "image/parallel.h"
@@ -31,11 +32,6 @@ struct Piece {
   uint64_t length = 0;
   bool zero = false;
 };
-
-bool is_zero(std::span<const std::byte> bytes) {
-  return bytes.empty() ||
-         (bytes[0] == std::byte{0} && std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
-}
 
 Error failed(const char* doing, uint64_t offset, Error cause) {
   cause.offset = offset;
@@ -264,7 +260,7 @@ class Copier {
     size_t end = at;
     while (end < data.size()) {
       const size_t next = std::min(data.size(), next_unit(offset, end));
-      if (!is_zero(data.subspan(end, next - end))) break;
+      if (!all_zero(data.subspan(end, next - end))) break;
       end = next;
     }
     return end - at;

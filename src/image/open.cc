@@ -98,6 +98,8 @@ Result<OpenLayer> open_layer(size_t index, const std::string& path, std::optiona
   // way of nothing but itself.
   result.file = TRY(FileDevice::open(path, writable ? Access::kReadWrite : Access::kReadOnly, LockRequest::none()));
   result.probed = !format;
+  const bool no_flush = index == 0 && options.no_flush;
+  if (no_flush) result.file->ignore_flushes();
   result.layer = {path, format ? *format : TRY(probe_format(*result.file)), TRY(id_of(*result.file))};
   TRY(result.file->relock(lock_for(index, result.layer.format, options)));
   if (result.layer.format == Format::kRaw) {
@@ -123,6 +125,7 @@ Result<OpenLayer> open_layer(size_t index, const std::string& path, std::optiona
       opening = data_path;
       data = TRY(FileDevice::open(data_path, writable ? Access::kReadWrite : Access::kReadOnly,
                                   lock_for(index, Format::kRaw, options)));
+      if (no_flush) data->ignore_flushes();
       result.layer.data_path = data_path;
       result.layer.data = TRY(id_of(*data));
       opening = path;

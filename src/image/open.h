@@ -42,6 +42,7 @@ struct OpenOptions {
   // Take no locks (-U): somebody may be writing, and what is read may be inconsistent. Not with Use::kWrite.
   bool share_with_writers = false;
   bool open_backing = true;
+  bool no_flush = false;  // the top image is not made durable: one that is new, and of no use before it is whole
   // Besides the top, this layer of the chain is opened for writing: the image that a commit goes to.
   std::optional<size_t> writable_layer = std::nullopt;
   // In the place of the external data file that the top image names, or fails to name: the user's word, not an image's.

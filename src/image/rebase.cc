@@ -7,6 +7,8 @@
 #include <mutex>
 
 #include "base/checked.h"
+#include "base/zero_bytes.h"
+#include "image/buffer_pool.h"
 #include "image/parallel.h"
 #include "io/memory_device.h"
 
@@ -73,22 +75,32 @@ class Copier {
          uint64_t old_size, uint64_t unit)
       : overlay_(overlay), old_chain_(old_chain), new_chain_(new_chain), old_size_(old_size), unit_(unit) {}
 
-  Result<void> settle(const Doubt& doubt) const {
-    std::vector<std::byte> before(doubt.length);
-    std::vector<std::byte> after(doubt.length);
-    if (!doubt.old_zero) TRY(read_chain(old_chain_, doubt.offset, before));
+  Result<void> settle(const Doubt& doubt) {
+    BufferPool::Lease before_lease(buffers_);
+    BufferPool::Lease after_lease(buffers_);
+    const std::span<std::byte> before = before_lease.first(doubt.length);
+    const std::span<std::byte> after = after_lease.first(doubt.length);
+    if (doubt.old_zero) {
+      std::memset(before.data(), 0, before.size());
+    } else {
+      TRY(read_chain(old_chain_, doubt.offset, before));
+    }
     if (!doubt.new_zero) TRY(read_chain(new_chain_, doubt.offset, after));
+    const auto is_same = [&](uint64_t from, uint64_t length) {
+      if (doubt.new_zero) return all_zero(before.subspan(from, length));
+      return std::memcmp(&before[from], &after[from], length) == 0;
+    };
     uint64_t run = 0;  // what differs and is not written yet begins here
     uint64_t at = 0;
     while (at < doubt.length) {
       const uint64_t next = std::min(align_down(doubt.offset + at, unit_) + unit_ - doubt.offset, doubt.length);
-      if (std::memcmp(&before[at], &after[at], next - at) == 0) {
-        TRY(keep(doubt, run, std::span(before).subspan(run, at - run)));
+      if (is_same(at, next - at)) {
+        TRY(keep(doubt, run, before.subspan(run, at - run)));
         run = next;
       }
       at = next;
     }
-    return keep(doubt, run, std::span(before).subspan(run));
+    return keep(doubt, run, before.subspan(run));
   }
 
  private:
@@ -105,6 +117,7 @@ class Copier {
   std::span<const ChainLayer> new_chain_;
   uint64_t old_size_;
   uint64_t unit_;
+  BufferPool buffers_{kPiece};
 };
 
 }  // namespace
@@ -115,7 +128,7 @@ Result<void> copy_for_rebase(qcow2::Image& overlay, std::span<const ChainLayer> 
   if (overlay.backing() == nullptr) overlay.set_backing(std::make_shared<MemoryDevice>());
   const uint64_t size = TRY(overlay.size());
   const uint64_t old_size = old_chain.empty() ? 0 : TRY(old_chain[0].device->size());
-  const Copier copier(overlay, old_chain, new_chain, old_size, overlay.header().subcluster_size());
+  Copier copier(overlay, old_chain, new_chain, old_size, overlay.header().subcluster_size());
   std::mutex mutex;
   for (uint64_t offset = 0; offset < size; offset += kWindow) {
     const uint64_t length = std::min(kWindow, size - offset);

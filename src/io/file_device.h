@@ -29,6 +29,8 @@ class FileDevice final : public BlockDevice {
   Result<void> discard(uint64_t offset, uint64_t length) override;
   Result<void> flush() override;  // fdatasync
   void start_write_back(uint64_t offset, uint64_t length) override;
+  // From now on flush() does nothing: the caller takes it that a loss of power loses the file (QEMU's cache=unsafe).
+  void ignore_flushes() { ignores_flushes_ = true; }
   // Like flush, and the inode's times too (fsync): the journal recognises an image that was touched by its mtime.
   Result<void> sync_all();
   Result<uint64_t> size() override;
@@ -59,6 +61,7 @@ class FileDevice final : public BlockDevice {
   std::string path_;
   Access access_;
   bool is_block_device_;
+  bool ignores_flushes_ = false;
   uint32_t zero_alignment_ = 1;  // block special files clear whole sectors only
   std::atomic<bool> flush_failed_ = false;
   std::atomic<bool> can_punch_holes_ = true;  // until the file system says no

@@ -7,6 +7,8 @@
 #include <memory>
 #include <string>
 
+#include "qcow2/incompressible.h"
+
 namespace varve::qcow2 {
 namespace {
 
@@ -53,6 +55,7 @@ class Deflater final : public ClusterCompressor {
     return {};
   }
   Result<std::span<const std::byte>> compress(std::span<const std::byte> cluster) override {
+    if (is_incompressible(cluster)) return std::span<const std::byte>{};
     if (::deflateReset(&stream_) != Z_OK) return compressor_failed("zlib does not start again");
     stream_.next_in = reinterpret_cast<Bytef*>(const_cast<std::byte*>(cluster.data()));
     stream_.avail_in = static_cast<uInt>(cluster.size());

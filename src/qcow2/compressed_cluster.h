@@ -24,7 +24,7 @@ class ClusterCompressor {
  public:
   static Result<std::unique_ptr<ClusterCompressor>> create(CompressionType type, uint64_t cluster_size);
   virtual ~ClusterCompressor() = default;
-  // The stream; empty where it would not be smaller than the cluster. Valid until the next call.
+  // The stream; empty where it would not be smaller than the cluster, or by next to nothing (incompressible.h). Valid until the next call.
   virtual Result<std::span<const std::byte>> compress(std::span<const std::byte> cluster) = 0;
 };
 

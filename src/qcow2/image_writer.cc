@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/aligned_vector.h"
 #include "base/checked.h"
 #include "qcow2/corruption.h"
 
@@ -156,7 +157,7 @@ Result<void> ImageWriter::write_clusters(uint64_t host, uint64_t guest_cluster, 
   };
   if (head == 0 && tail == 0) return data_.write_at(host, data);
   // One write, so that a preallocated or reused cluster is never half old for longer than it must.
-  std::vector<std::byte> whole(end);
+  AlignedVector<std::byte> whole(end);
   TRY(old(guest_cluster, std::span(whole).first(head)));
   std::memcpy(&whole[head], data.data(), data.size());
   TRY(old(offset + data.size(), std::span(whole).subspan(head + data.size())));
@@ -230,7 +231,7 @@ Result<uint64_t> ImageWriter::write_extended(L2Table& table, uint64_t offset, st
   const ClusterKind kind = f.kind(entry);
 
   // The touched subclusters whole, the guest's bytes in the middle.
-  const auto read_around = [&](uint64_t from, uint64_t to, std::vector<std::byte>& buffer) -> Result<void> {
+  const auto read_around = [&](uint64_t from, uint64_t to, AlignedVector<std::byte>& buffer) -> Result<void> {
     buffer.resize(to - from);
     const uint64_t guest = guest_cluster + from;
     const uint64_t there = guest < header_.size ? std::min<uint64_t>(buffer.size(), header_.size - guest) : 0;
@@ -238,7 +239,7 @@ Result<uint64_t> ImageWriter::write_extended(L2Table& table, uint64_t offset, st
     std::memcpy(&buffer[in_cluster - from], piece.data(), piece.size());
     return {};
   };
-  std::vector<std::byte> buffer;
+  AlignedVector<std::byte> buffer;
   const uint64_t new_alloc = ((bitmap & kAllSubclusters) | touched) & kAllSubclusters;
   const uint64_t new_zero = (bitmap >> 32) & ~touched;
 

@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/aligned_vector.h"
 #include "base/endian.h"
 #include "io/block_device.h"
 #include "qcow2/table_entry.h"
@@ -16,7 +17,7 @@ namespace varve::qcow2 {
 
 struct L2Table {
   uint64_t host_offset = 0;
-  std::vector<be64> words;  // the table as on disk: one word per entry, two with extended L2
+  AlignedVector<be64> words;  // the table as on disk: one word per entry, two with extended L2
   bool dirty = false;
 
   uint64_t entry(const EntryFormat& f, uint64_t index) const { return words[index * f.entry_words()]; }

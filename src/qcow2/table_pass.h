@@ -13,6 +13,7 @@
 #include <span>
 #include <vector>
 
+#include "base/aligned_vector.h"
 #include "base/endian.h"
 #include "qcow2/refcounts.h"
 #include "qcow2/table_entry.h"
@@ -59,7 +60,7 @@ class TablePass {
 
  private:
   using Table = std::span<be64>;
-  using Batch = std::vector<be64>;  // tables end to end
+  using Batch = AlignedVector<be64>;  // tables end to end
 
   Table table_of(Batch& batch, size_t index) const {
     return std::span(batch).subspan(index * words_per_table(), words_per_table());
