@@ -11,6 +11,8 @@
 #include "base/checked.h"
 #include "base/units.h"
 #include "cli/image_errors.h"
+#include "cli/qemu_drivers.h"
+#include "image/backing_name.h"
 
 namespace varve::cli {
 
@@ -282,7 +284,8 @@ std::string ImageOptions::formatted() const {
 
 std::string qemu_create_reason(const Error& error, const std::string& path, const ImageOptions& options) {
   const std::optional<std::string> data_file = options.text("data_file");
-  return qemu_reason(error, data_file && error.path == *data_file ? *data_file : path, "create");
+  return qemu_reason(error, data_file && error.path == *data_file ? *data_file : image::resolve_backing_name("", path),
+                     "create");
 }
 
 Result<void> check_raw_options(const ImageOptions& options) {
@@ -314,7 +317,7 @@ Result<qcow2::CreateOptions> qcow2_create_options(const ImageOptions& options) {
   } else if (compat != "1.1" && compat != "v3") {
     return not_accepted("version", compat);
   }
-  if (result.backing_format && !image::format_of_name(*result.backing_format)) {
+  if (result.backing_format && !is_qemu_driver(*result.backing_format)) {
     return not_accepted("backing-fmt", *result.backing_format);
   }
   const std::string preallocation = options.text("preallocation").value_or("off");
