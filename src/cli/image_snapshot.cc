@@ -58,9 +58,8 @@ ImageExit cannot_do(Output& output, const SnapshotRequest& request, const Error&
   const char* verb = request.action == Action::kCreate  ? "create"
                      : request.action == Action::kApply ? "apply"
                                                         : "delete";
-  return image_failure(
-      output, fmt::format("Could not {} snapshot '{}': {}", verb, request.name, reason_of(error, request.action, output.program() == "varve")),
-      &error);
+  const std::string reason = reason_of(error, request.action, output.program() == "varve");
+  return image_failure(output, fmt::format("Could not {} snapshot '{}': {}", verb, request.name, reason), &error);
 }
 
 Result<void> commit(qcow2::Image& image, qcow2::SnapshotTransaction& transaction) {

@@ -13,12 +13,12 @@ namespace {
 constexpr auto kMakeNothing = std::to_array<std::string_view>(
     {"blkdebug", "blklogwrites", "blkverify", "bochs", "cloop", "compress", "copy-before-write", "copy-on-read", "dmg",
      "null-aio", "null-co", "preallocate", "quorum", "replication", "snapshot-access", "throttle", "vvfat"});
-constexpr auto kMakeImages = std::to_array<std::string_view>({"file", "host_cdrom", "host_device", "luks", "nbd",
-                                                              "nvme", "parallels", "qcow", "qcow2", "qed", "raw",
-                                                              "vdi", "vhdx", "vmdk", "vpc"});
+constexpr auto kMakeImages =
+    std::to_array<std::string_view>({"file", "host_cdrom", "host_device", "luks", "nbd", "nvme", "parallels", "qcow",
+                                     "qcow2", "qed", "raw", "vdi", "vhdx", "vmdk", "vpc"});
 // Names that QEMU knows, and whose drivers are packaged apart from it: unknown where an image is to be made.
-constexpr auto kPackagedApart = std::to_array<std::string_view>(
-    {"ftp", "ftps", "gluster", "http", "https", "iscsi", "nfs", "rbd", "ssh"});
+constexpr auto kPackagedApart =
+    std::to_array<std::string_view>({"ftp", "ftps", "gluster", "http", "https", "iscsi", "nfs", "rbd", "ssh"});
 
 template <size_t N>
 bool is_among(const std::array<std::string_view, N>& names, std::string_view name) {

@@ -60,10 +60,9 @@ TEST_F(ImageNamesCommand, RebasesOnNothingThatItCanNotRead) {
 TEST_F(ImageNamesCommand, MakesFilesWhoseNamesHaveColons) {
   for (const char* line :
        {"create -f qcow2 ./a:b 1M", "create -f qcow2 file:c:d 1M", "create -f raw file:e:f 1M",
-        "create -f qcow2 -b ./c:d -F qcow2 file:over:lay",
-        "create -f qcow2 file:no/where 1M", "create -f raw file:no/where 1M", "create -f qcow2 a:b 1M",
-        "convert -f qcow2 -O raw ./a:b file:g:h", "convert -f qcow2 -O qcow2 file:a:b file:no/where",
-        "dd -O raw bs=1k count=3 if=file:g:h of=file:i:j"}) {
+        "create -f qcow2 -b ./c:d -F qcow2 file:over:lay", "create -f qcow2 file:no/where 1M",
+        "create -f raw file:no/where 1M", "create -f qcow2 a:b 1M", "convert -f qcow2 -O raw ./a:b file:g:h",
+        "convert -f qcow2 -O qcow2 file:a:b file:no/where", "dd -O raw bs=1k count=3 if=file:g:h of=file:i:j"}) {
     expect_same(line);
   }
   for (const char* name : {"a:b", "c:d", "over:lay"}) expect_same_image(std::string("./") + name, "qcow2");
@@ -81,9 +80,9 @@ TEST_F(ImageNamesCommand, ReadsDisksOfZeroes) {
     expect_same("map copy");
     expect_same({"compare", disk, "copy"});
   }
-  for (const char* description : {"driver=null-co,foo=3M", "driver=file,filename=copy,foo=1",
-                                  "driver=qcow2,file.filename=copy,file.foo=1",
-                                  "driver=qcow2,file.filename=copy,foo=1", "driver=raw,file.filename=copy,file.x.y=1"}) {
+  for (const char* description :
+       {"driver=null-co,foo=3M", "driver=file,filename=copy,foo=1", "driver=qcow2,file.filename=copy,file.foo=1",
+        "driver=qcow2,file.filename=copy,foo=1", "driver=raw,file.filename=copy,file.x.y=1"}) {
     expect_same({"convert", "-O", "raw", "--image-opts", description, "other"});
   }
   expect_same({"convert", "-S", "0", "-O", "qcow2", zeroes[0], "copy"});
@@ -94,10 +93,9 @@ TEST_F(ImageNamesCommand, ReadsDisksOfZeroes) {
 
 // The last table of a file is as long as what stands in it, and no longer.
 TEST_F(ImageNamesCommand, EndsFilesWhereQemuEndsThem) {
-  for (const char* options :
-       {"", "-o cluster_size=512", "-o cluster_size=2M", "-o extended_l2=on", "-o compat=0.10", "-o refcount_bits=64",
-        "-o preallocation=metadata", "-o preallocation=falloc", "-o preallocation=full", "-o data_file=data",
-        "-o data_file=data,data_file_raw=on"}) {
+  for (const char* options : {"", "-o cluster_size=512", "-o cluster_size=2M", "-o extended_l2=on", "-o compat=0.10",
+                              "-o refcount_bits=64", "-o preallocation=metadata", "-o preallocation=falloc",
+                              "-o preallocation=full", "-o data_file=data", "-o data_file=data,data_file_raw=on"}) {
     expect_same(fmt::format("create -f qcow2 {} disk 10M", options));
     expect_same_file_size("disk");
     start_afresh("disk");
