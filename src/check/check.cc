@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "base/checked.h"
+#include "base/endian.h"
 #include "check/bitmaps.h"
 #include "check/compare.h"
 #include "check/rebuild.h"
@@ -164,6 +165,10 @@ class Check {
     for (const uint64_t block : structure.blocks) {
       if (block != 0) file_.will_reach(block + layout_.cluster_size());
     }
+    std::vector<std::byte> pointer(12);
+    store_be<uint64_t>(pointer.data(), structure.table_offset);
+    store_be<uint32_t>(&pointer[8], structure.table_clusters);
+    file_.will_hold(kFieldRefcountTable, std::move(pointer));
     stored_->replace(structure.blocks, std::move(*counts_));
   }
 
@@ -225,13 +230,16 @@ class Check {
     return first << layout_.cluster_bits;
   }
 
+  // All of it or nothing: what was not counted as in use can't be given back, and QEMU says so.
   void release(uint64_t offset, uint64_t bytes) {
     if (bytes == 0) return;
     RefcountArray& counts = stored_->counts();
-    for (uint64_t i = offset >> layout_.cluster_bits; i <= (offset + bytes - 1) >> layout_.cluster_bits; ++i) {
-      const uint64_t count = counts.get(i);
-      if (count != 0) counts.set(i, count - 1);
+    const uint64_t first = offset >> layout_.cluster_bits;
+    const uint64_t end = div_round_up(offset + bytes, layout_.cluster_size());
+    for (uint64_t i = first; i < end; ++i) {
+      if (counts.get(i) == 0) return report_.line("qcow2_free_clusters failed: Invalid argument");
     }
+    for (uint64_t i = first; i < end; ++i) counts.set(i, counts.get(i) - 1);
     if (!plan_.structure) plan_.changes_refcounts = true;
   }
 

@@ -16,12 +16,24 @@ namespace {
 // A block far behind the end would let file and memory grow without bounds: then the structure is rebuilt instead.
 constexpr uint64_t kMaxGrownCountBytes = uint64_t{256} << 20;
 
+// Whether a file can be that large only its file system can tell, so it is tried. What is there then is a hole, and it
+// goes again: nothing is changed before the whole repair is planned. 0, or why not.
+int try_size(BlockDevice& device, uint64_t size) {
+  const Result<uint64_t> now = device.size();
+  if (!now) return EIO;
+  if (size <= *now) return 0;
+  const Result<void> grown = device.resize(size);
+  if (!grown) return grown.error().sys_errno != 0 ? grown.error().sys_errno : EINVAL;
+  return device.resize(*now) ? 0 : EIO;
+}
+
 // 0, or why the file can't be made to hold this block.
 int plan_growth(Scan& scan, StoredRefcounts& stored, uint64_t offset) {
   const uint64_t cluster_size = scan.layout.cluster_size();
   if (offset > static_cast<uint64_t>(INT64_MAX) - cluster_size) return EINVAL;
   const uint64_t clusters = (offset + cluster_size) >> scan.layout.cluster_bits;
   if (clusters > INT32_MAX || (clusters << scan.layout.refcount_order) / 8 > kMaxGrownCountBytes) return EFBIG;
+  if (const int error = try_size(scan.file.device(), offset + cluster_size); error != 0) return error;
   scan.file.will_reach(offset + cluster_size);
   scan.counts.grow(clusters);
   return stored.grow(scan.file, clusters) ? 0 : EIO;

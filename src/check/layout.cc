@@ -193,6 +193,11 @@ Result<void> ImageFile::read(uint64_t offset, std::span<std::byte> buffer) const
   const uint64_t there = offset < device_size_ ? std::min<uint64_t>(buffer.size(), device_size_ - offset) : 0;
   if (there != 0) TRY(device_.read_at(offset, buffer.first(there)));
   std::ranges::fill(buffer.subspan(there), std::byte{0});
+  for (const auto& [at, bytes] : planned_) {
+    const uint64_t from = std::max(at, offset);
+    const uint64_t end = std::min(at + bytes.size(), offset + buffer.size());
+    if (from < end) std::ranges::copy(std::span(bytes).subspan(from - at, end - from), &buffer[from - offset]);
+  }
   return {};
 }
 

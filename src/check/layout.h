@@ -6,6 +6,7 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "check/format.h"
@@ -62,6 +63,8 @@ class ImageFile {
   uint64_t size() const { return size_; }  // rounded up to whole sectors
   // What a planned write or growth will make of it.
   void will_reach(uint64_t end) { size_ = size_ < end ? end : size_; }
+  // A planned write that is read back from here on: tables of a damaged image may lie where it goes.
+  void will_hold(uint64_t offset, std::vector<std::byte> bytes) { planned_.emplace_back(offset, std::move(bytes)); }
   // Zeroes past the end. EIO for offsets that no file has.
   Result<void> read(uint64_t offset, std::span<std::byte> buffer) const;
   Result<std::vector<uint64_t>> read_words(uint64_t offset, uint64_t count) const;  // big-endian on disk
@@ -70,6 +73,7 @@ class ImageFile {
   BlockDevice& device_;
   uint64_t device_size_ = 0;
   uint64_t size_ = 0;
+  std::vector<std::pair<uint64_t, std::vector<std::byte>>> planned_;
 };
 
 // Where the lines of a check go, as qemu-img prints them: `line` to standard error as it is, `error` behind the

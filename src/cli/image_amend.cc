@@ -10,6 +10,7 @@
 #include "cli/image_options.h"
 #include "cli/image_progress.h"
 #include "cli/image_source.h"
+#include "cli/qemu_drivers.h"
 #include "image/resize.h"
 
 namespace varve::cli {
@@ -141,8 +142,7 @@ Result<void> amend(const image::OpenImage& opened, const ImageOptions& options, 
 
 ImageExit print_help(Output& output, image::Format format) {
   if (format != image::Format::kQcow2) {
-    return image_failure(output,
-                         fmt::format("Format driver '{}' does not support option amendment", name_of(format)));
+    return image_failure(output, not_amended_reason(name_of(format)));
   }
   output.print(amend_help());
   return {0};
@@ -203,7 +203,7 @@ ImageExit image_amend(const ImageCall& call) {
   if (!request.options) return usage_failure(call.output, "Must specify options (-o)");
   if (request.source.format && asks_for_help(*request.options)) {
     const std::optional<image::Format> format = image::format_of_name(*request.source.format);
-    if (!format) return image_failure(call.output, fmt::format("Unknown file format '{}'", *request.source.format));
+    if (!format) return image_failure(call.output, not_amended_reason(*request.source.format));
     return print_help(call.output, *format);
   }
   if (parsed.operands.size() != 1) return image_failure(call.output, "Expecting one image file name");

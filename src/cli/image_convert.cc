@@ -15,6 +15,7 @@
 #include "cli/image_progress.h"
 #include "cli/interrupt.h"
 #include "cli/new_image.h"
+#include "cli/qemu_drivers.h"
 #include "image/backing_name.h"
 #include "image/convert.h"
 #include "image/offload.h"
@@ -143,7 +144,7 @@ Result<image::OpenImage> open_target(const ConvertRequest& request, const NewTar
 Result<NewTarget> make_target(Output& output, const ConvertRequest& request, uint64_t size) {
   const std::optional<image::Format> format = image::format_of_name(*request.target_format);
   if (!format) {
-    return make_error(ErrorKind::kInvalidArgument, fmt::format("Unknown file format '{}'", *request.target_format));
+    return make_error(ErrorKind::kInvalidArgument, not_created_reason(*request.target_format));
   }
   if (const auto protocol = image::protocol_of(request.target); protocol && *protocol != "file") {
     return make_error(ErrorKind::kInvalidArgument, fmt::format("Unknown protocol '{}'", *protocol));

@@ -10,6 +10,7 @@
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
 #include "cli/image_options.h"
+#include "cli/qemu_drivers.h"
 
 namespace varve::cli {
 
@@ -192,7 +193,7 @@ class Parser {
     if (!request_.target_format && !request_.target_image_opts) request_.target_format = "raw";
     if (request_.options && asks_for_help(*request_.options)) {
       const std::optional<image::Format> format = image::format_of_name(*request_.target_format);
-      if (!format) return finish(fail(fmt::format("Unknown file format '{}'", *request_.target_format)));
+      if (!format) return finish(fail(not_created_reason(*request_.target_format)));
       output_.print(option_help(*format, operands.size() > 1));
       return finish({0});
     }

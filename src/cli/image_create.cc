@@ -6,6 +6,7 @@
 #include "cli/image_options.h"
 #include "cli/image_source.h"
 #include "cli/new_image.h"
+#include "cli/qemu_drivers.h"
 #include "image/backing_name.h"
 #include "image/open.h"
 
@@ -94,7 +95,7 @@ Result<void> complete(const CreateRequest& request, ImageOptions& options) {
 
 ImageExit create(Output& output, const CreateRequest& request) {
   const std::optional<image::Format> format = image::format_of_name(request.format);
-  if (!format) return image_failure(output, fmt::format("{}: Unknown file format '{}'", request.path, request.format));
+  if (!format) return image_failure(output, fmt::format("{}: {}", request.path, not_created_reason(request.format)));
   const std::optional<std::string> protocol = image::protocol_of(request.path);
   if (protocol && *protocol != "file") {
     return image_failure(output, fmt::format("{}: Unknown protocol '{}'", request.path, *protocol));
@@ -149,7 +150,7 @@ ImageExit image_create(const ImageCall& call) {
   }
   if (request.options && asks_for_help(*request.options)) {
     const std::optional<image::Format> format = image::format_of_name(request.format);
-    if (!format) return image_failure(call.output, fmt::format("Unknown file format '{}'", request.format));
+    if (!format) return image_failure(call.output, not_created_reason(request.format));
     call.output.print(option_help(*format, !parsed.operands.empty()));
     return {0};
   }

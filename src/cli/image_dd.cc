@@ -9,6 +9,7 @@
 #include "cli/image_errors.h"
 #include "cli/image_source.h"
 #include "cli/new_image.h"
+#include "cli/qemu_drivers.h"
 #include "image/backing_name.h"
 
 namespace varve::cli {
@@ -58,7 +59,10 @@ ImageExit dd(Output& output, const DdRequest& request) {
   const Result<image::OpenImage> source = open_source(*request.input, request.source, {.use = image::Use::kRead});
   if (!source) return image_failure(output, source.error());
   const std::optional<image::Format> format = image::format_of_name(request.target_format);
-  if (!format) return image_failure(output, "Unknown file format");
+  if (!format) {
+    const std::string& name = request.target_format;
+    return image_failure(output, is_qemu_driver(name) ? not_created_reason(name) : "Unknown file format");
+  }
   if (const auto protocol = image::protocol_of(*request.target); protocol && *protocol != "file")
     return image_failure(output, fmt::format("Unknown protocol '{}'", *protocol));
   const Result<uint64_t> whole = source->device()->size();

@@ -24,11 +24,11 @@ Json describe_snapshot(const qcow2::Snapshot& snapshot) {
   Json json = Json::object();
   if (snapshot.icount && *snapshot.icount != ~uint64_t{0}) json["icount"] = static_cast<int64_t>(*snapshot.icount);
   json["vm-clock-nsec"] = snapshot.vm_clock_nsec % kNanosecondsPerSecond;
-  json["name"] = snapshot.name;
+  json["name"] = snapshot_word(snapshot.name);
   json["date-sec"] = snapshot.date_sec;
   json["date-nsec"] = snapshot.date_nsec;
   json["vm-clock-sec"] = snapshot.vm_clock_nsec / kNanosecondsPerSecond;
-  json["id"] = snapshot.id;
+  json["id"] = snapshot_word(snapshot.id);
   json["vm-state-size"] = snapshot.vm_state_size;
   return json;
 }

@@ -9,6 +9,7 @@
 #include "cli/image_errors.h"
 #include "cli/image_options.h"
 #include "cli/image_source.h"
+#include "cli/qemu_drivers.h"
 #include "cli/qemu_json.h"
 #include "image/measure.h"
 
@@ -124,7 +125,7 @@ ImageExit measure(Output& output, const MeasureRequest& request) {
     }
   }
   const std::optional<image::Format> format = image::format_of_name(request.target_format);
-  if (!format) return image_failure(output, fmt::format("Unknown file format '{}'", request.target_format));
+  if (!format) return image_failure(output, not_created_reason(request.target_format));
   ImageOptions options(*format);
   if (request.options) {
     if (Result<void> parsed = options.parse(*request.options); !parsed) {

@@ -11,21 +11,25 @@
 #include "base/checked.h"
 #include "base/units.h"
 #include "cli/image_errors.h"
+#include "cli/qemu_drivers.h"
+#include "image/backing_name.h"
 
 namespace varve::cli {
 
 namespace {
 
 enum class Type : uint8_t { kText, kFlag, kNumber, kSize };
+enum class UsedBy : uint8_t { kCreate, kAmend, kBoth };
 
 }  // namespace
 
 struct ImageOptionDescription {
   const char* name;
   Type type;
-  const char* initial;  // null: not printed unless given
+  const char* initial;  // of a new image; null: not printed unless given
   bool of_file;         // offered by the file system rather than by the format
   const char* help;     // as qemu-img has it
+  UsedBy used_by = UsedBy::kCreate;
 };
 
 namespace {
@@ -44,20 +48,27 @@ constexpr ImageOptionDescription kQcow2Options[] = {
     {"encrypt.ivgen-alg", Type::kText, nullptr, false, "Name of IV generator algorithm"},
     {"encrypt.ivgen-hash-alg", Type::kText, nullptr, false, "Name of IV generator hash algorithm"},
     {"encrypt.hash-alg", Type::kText, nullptr, false, "Name of encryption hash algorithm"},
-    {"encrypt.iter-time", Type::kNumber, nullptr, false, "Time to spend in PBKDF in milliseconds"},
+    {"encrypt.iter-time", Type::kNumber, nullptr, false, "Time to spend in PBKDF in milliseconds", UsedBy::kBoth},
+    {"encrypt.state", Type::kText, nullptr, false, "Select new state of affected keyslots (active/inactive)",
+     UsedBy::kAmend},
+    {"encrypt.keyslot", Type::kNumber, nullptr, false, "Select a single keyslot to modify explicitly", UsedBy::kAmend},
+    {"encrypt.old-secret", Type::kText, nullptr, false, "Select all keyslots that match this password", UsedBy::kAmend},
+    {"encrypt.new-secret", Type::kText, nullptr, false,
+     "New secret to set in the matching keyslots. Empty string to erase", UsedBy::kAmend},
     {"cluster_size", Type::kSize, "65536", false, "qcow2 cluster size"},
     {"extended_l2", Type::kFlag, "off", false, "Extended L2 tables"},
     {"preallocation", Type::kText, nullptr, false,
      "Preallocation mode (allowed values: off, metadata, falloc, full)"},
     {"compression_type", Type::kText, "zlib", false, "Compression method used for image cluster compression"},
-    {"size", Type::kSize, nullptr, false, "Virtual disk size"},
-    {"compat", Type::kText, nullptr, false, "Compatibility level (v2 [0.10] or v3 [1.1])"},
-    {"backing_file", Type::kText, nullptr, false, "File name of a base image"},
-    {"backing_fmt", Type::kText, nullptr, false, "Image format of the base image"},
-    {"data_file", Type::kText, nullptr, false, "File name of an external data file"},
-    {"data_file_raw", Type::kFlag, nullptr, false, "The external data file must stay valid as a raw image"},
-    {"lazy_refcounts", Type::kFlag, "off", false, "Postpone refcount updates"},
-    {"refcount_bits", Type::kNumber, "16", false, "Width of a reference count entry in bits"},
+    {"size", Type::kSize, nullptr, false, "Virtual disk size", UsedBy::kBoth},
+    {"compat", Type::kText, nullptr, false, "Compatibility level (v2 [0.10] or v3 [1.1])", UsedBy::kBoth},
+    {"backing_file", Type::kText, nullptr, false, "File name of a base image", UsedBy::kBoth},
+    {"backing_fmt", Type::kText, nullptr, false, "Image format of the base image", UsedBy::kBoth},
+    {"data_file", Type::kText, nullptr, false, "File name of an external data file", UsedBy::kBoth},
+    {"data_file_raw", Type::kFlag, nullptr, false, "The external data file must stay valid as a raw image",
+     UsedBy::kBoth},
+    {"lazy_refcounts", Type::kFlag, "off", false, "Postpone refcount updates", UsedBy::kBoth},
+    {"refcount_bits", Type::kNumber, "16", false, "Width of a reference count entry in bits", UsedBy::kBoth},
     {"nocow", Type::kFlag, nullptr, true, kNocowHelp},
     {"extent_size_hint", Type::kSize, nullptr, true, kExtentSizeHelp},
 };
@@ -67,32 +78,24 @@ constexpr ImageOptionDescription kRawOptions[] = {
     {"preallocation", Type::kText, nullptr, true, "Preallocation mode (allowed values: off, falloc, full)"},
     {"extent_size_hint", Type::kSize, nullptr, true, kExtentSizeHelp},
 };
-constexpr ImageOptionDescription kAmendOptions[] = {
-    {"encrypt.state", Type::kText, nullptr, false, "Select new state of affected keyslots (active/inactive)"},
-    {"encrypt.keyslot", Type::kNumber, nullptr, false, "Select a single keyslot to modify explicitly"},
-    {"encrypt.old-secret", Type::kText, nullptr, false, "Select all keyslots that match this password"},
-    {"encrypt.new-secret", Type::kText, nullptr, false,
-     "New secret to set in the matching keyslots. Empty string to erase"},
-    {"encrypt.iter-time", Type::kNumber, nullptr, false, "Time to spend in PBKDF in milliseconds"},
-    {"size", Type::kSize, nullptr, false, "Virtual disk size"},
-    {"compat", Type::kText, nullptr, false, "Compatibility level (v2 [0.10] or v3 [1.1])"},
-    {"backing_file", Type::kText, nullptr, false, "File name of a base image"},
-    {"backing_fmt", Type::kText, nullptr, false, "Image format of the base image"},
-    {"data_file", Type::kText, nullptr, false, "File name of an external data file"},
-    {"data_file_raw", Type::kFlag, nullptr, false, "The external data file must stay valid as a raw image"},
-    {"lazy_refcounts", Type::kFlag, nullptr, false, "Postpone refcount updates"},
-    {"refcount_bits", Type::kNumber, nullptr, false, "Width of a reference count entry in bits"},
-};
 
-std::span<const ImageOptionDescription> options_of(image::Format format, OptionUse use) {
-  if (use == OptionUse::kAmend) return kAmendOptions;
-  if (format == image::Format::kRaw) return kRawOptions;
-  return kQcow2Options;
+std::vector<ImageOptionDescription> options_of(image::Format format, OptionUse use) {
+  const std::span<const ImageOptionDescription> all =
+      format == image::Format::kRaw ? std::span<const ImageOptionDescription>(kRawOptions) : kQcow2Options;
+  const UsedBy other = use == OptionUse::kAmend ? UsedBy::kCreate : UsedBy::kAmend;
+  std::vector<ImageOptionDescription> options;
+  for (const ImageOptionDescription& option : all) {
+    if (option.used_by == other) continue;
+    options.push_back(option);
+    if (use == OptionUse::kAmend) options.back().initial = nullptr;
+  }
+  return options;
 }
 
-const ImageOptionDescription* find(std::span<const ImageOptionDescription> options, const std::string& name) {
+std::optional<ImageOptionDescription> find(image::Format format, OptionUse use, const std::string& name) {
+  const std::vector<ImageOptionDescription> options = options_of(format, use);
   const auto found = std::ranges::find(options, name, &ImageOptionDescription::name);
-  return found == options.end() ? nullptr : &*found;
+  return found == options.end() ? std::nullopt : std::optional(*found);
 }
 
 // Sorted by name, as QEMU prints them.
@@ -200,16 +203,16 @@ std::string option_help(image::Format format, bool with_file) {
 }
 
 std::string amend_help() {
-  return "Amend options for 'qcow2':\n" + listing(kAmendOptions, false);
+  return "Amend options for 'qcow2':\n" + listing(options_of(image::Format::kQcow2, OptionUse::kAmend), false);
 }
 
 bool ImageOptions::knows(const std::string& name) const {
-  return find(options_of(format_, use_), name) != nullptr;
+  return find(format_, use_, name).has_value();
 }
 
 Result<void> ImageOptions::set(const std::string& name, const std::string& text) {
-  const ImageOptionDescription* option = find(options_of(format_, use_), name);
-  if (option == nullptr) return invalid(fmt::format("Invalid parameter '{}'", name));
+  const std::optional<ImageOptionDescription> option = find(format_, use_, name);
+  if (!option) return invalid(fmt::format("Invalid parameter '{}'", name));
   Value value;
   value.text = text;
   switch (option->type) {
@@ -252,8 +255,8 @@ std::optional<std::string> ImageOptions::text(const std::string& name) const {
 std::optional<uint64_t> ImageOptions::number(const std::string& name) const {
   const auto found = values_.find(name);
   if (found != values_.end()) return found->second.number;
-  const ImageOptionDescription* option = find(options_of(format_, use_), name);
-  if (option != nullptr && option->initial != nullptr) return std::strtoull(option->initial, nullptr, 10);
+  const std::optional<ImageOptionDescription> option = find(format_, use_, name);
+  if (option && option->initial != nullptr) return std::strtoull(option->initial, nullptr, 10);
   return std::nullopt;
 }
 
@@ -282,7 +285,8 @@ std::string ImageOptions::formatted() const {
 
 std::string qemu_create_reason(const Error& error, const std::string& path, const ImageOptions& options) {
   const std::optional<std::string> data_file = options.text("data_file");
-  return qemu_reason(error, data_file && error.path == *data_file ? *data_file : path, "create");
+  return qemu_reason(error, data_file && error.path == *data_file ? *data_file : image::resolve_backing_name("", path),
+                     "create");
 }
 
 Result<void> check_raw_options(const ImageOptions& options) {
@@ -314,7 +318,7 @@ Result<qcow2::CreateOptions> qcow2_create_options(const ImageOptions& options) {
   } else if (compat != "1.1" && compat != "v3") {
     return not_accepted("version", compat);
   }
-  if (result.backing_format && !image::format_of_name(*result.backing_format)) {
+  if (result.backing_format && !is_qemu_driver(*result.backing_format)) {
     return not_accepted("backing-fmt", *result.backing_format);
   }
   const std::string preallocation = options.text("preallocation").value_or("off");

@@ -9,6 +9,7 @@
 #include "cli/image_progress.h"
 #include "cli/image_source.h"
 #include "cli/interrupt.h"
+#include "cli/qemu_drivers.h"
 #include "image/backing_name.h"
 #include "image/open.h"
 #include "image/rebase.h"
@@ -44,7 +45,10 @@ Result<image::OpenImage> open_overlay(const RebaseRequest& request) {
 Result<image::OpenImage> open_new_backing(const RebaseRequest& request, const std::string& overlay) {
   const std::string path = image::resolve_backing_name(overlay, *request.backing_file);
   std::optional<image::Format> format;
-  if (request.backing_format) format = image::format_of_name(*request.backing_format);
+  if (request.backing_format && !(format = image::format_of_name(*request.backing_format))) {
+    return invalid(fmt::format("Could not open new backing file '{}': Unknown driver '{}'", *request.backing_file,
+                               *request.backing_format));
+  }
   image::OpenFailure failure;
   Result<image::OpenImage> opened = image::open_image(path, {.format = format, .use = image::Use::kRead}, &failure);
   if (!opened) {
@@ -101,7 +105,7 @@ Result<void> run(Output& output, const RebaseRequest& request) {
   if (!parse_cache_mode(request.cache)) return invalid("Invalid cache option: " + request.cache);
   if (!parse_cache_mode(request.source_cache)) return invalid("Invalid source cache option: " + request.source_cache);
   const image::OpenImage overlay = TRY(open_overlay(request));
-  if (request.backing_format && !image::format_of_name(*request.backing_format)) {
+  if (request.backing_format && !is_qemu_driver(*request.backing_format)) {
     return invalid(fmt::format("Invalid format name: '{}'", *request.backing_format));
   }
   const InterruptWatch watch;

@@ -35,9 +35,9 @@ Error raw_has_none(Action action) {
       .with_note("a raw image has no place for snapshots; `varve image convert -O qcow2` makes an image that has");
 }
 
-// QEMU reports creation by number, the others by reason.
-std::string reason_of(const Error& error, Action action) {
-  if (error.sys_errno == 0) return error.message;
+// QEMU reports creation by number, the others by reason. `as_varve`: in our words, which say more.
+std::string reason_of(const Error& error, Action action, bool as_varve) {
+  if (error.sys_errno == 0 || as_varve) return error.message;
   const char* text = std::strerror(error.sys_errno);
   return action == Action::kCreate ? fmt::format("-{} ({})", error.sys_errno, text) : std::string(text);
 }
@@ -58,9 +58,8 @@ ImageExit cannot_do(Output& output, const SnapshotRequest& request, const Error&
   const char* verb = request.action == Action::kCreate  ? "create"
                      : request.action == Action::kApply ? "apply"
                                                         : "delete";
-  return image_failure(
-      output, fmt::format("Could not {} snapshot '{}': {}", verb, request.name, reason_of(error, request.action)),
-      &error);
+  const std::string reason = reason_of(error, request.action, output.program() == "varve");
+  return image_failure(output, fmt::format("Could not {} snapshot '{}': {}", verb, request.name, reason), &error);
 }
 
 Result<void> commit(qcow2::Image& image, qcow2::SnapshotTransaction& transaction) {

@@ -11,9 +11,11 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
+#include "base/units.h"
 #include "cli/dirty_image.h"
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
+#include "cli/null_device.h"
 #include "cli/secret_text.h"
 
 namespace varve::cli {
@@ -129,7 +131,38 @@ KeyValues take_below(KeyValues& options) {
   return below;
 }
 
+Error unknown_to_protocol(const std::string& protocol, const std::string& option) {
+  return invalid(fmt::format("Block protocol '{}' doesn't support the option '{}'", protocol, option));
+}
+
+Error unknown_to_format(const std::string& format, const std::string& option) {
+  return invalid(fmt::format("Block format '{}' does not support the option '{}'", format, option));
+}
+
+// driver=null-co,size=…: what is read from it is zeroes whether it is asked for or not.
+Result<void> apply_null_options(const KeyValues& options, const std::string& driver, ImageSource& source) {
+  constexpr uint64_t kDefaultSize = uint64_t{1} << 30;
+  source.format = image::Format::kRaw;
+  source.null_size = kDefaultSize;
+  for (const auto& [key, value] : options) {
+    if (key == "size") {
+      const Result<uint64_t> size = parse_size(value);
+      if (!size) return invalid("Parameter 'size' expects a non-negative number below 2^64");
+      source.null_size = *size;
+    } else if (key == "read-zeroes" && value != "on" && value != "off") {
+      return invalid("Parameter 'read-zeroes' expects 'on' or 'off'");
+    } else if (key != "driver" && key != "read-zeroes" && key != "latency-ns" &&
+               std::ranges::find(kIgnored, key) == kIgnored.end()) {
+      return unknown_to_protocol(driver, key);
+    }
+  }
+  return {};
+}
+
 Result<void> apply_options(KeyValues options, ImageSource& source) {
+  if (const auto driver = std::ranges::find(options, "driver", &KeyValues::value_type::first);
+      driver != options.end() && (driver->second == "null-co" || driver->second == "null-aio") && !source.name.empty())
+    return apply_null_options(options, driver->second, source);
   const KeyValues below = take_below(options);
   std::optional<std::string> driver;
   std::string protocol = "file";
@@ -157,14 +190,13 @@ Result<void> apply_options(KeyValues options, ImageSource& source) {
     } else if (key == "encrypt.format" && source.format != image::Format::kRaw) {
       source.encryption_format = value;
     } else if (std::ranges::find(kIgnored, name) == kIgnored.end()) {
-      return invalid(fmt::format("Block {} '{}' does not support the option '{}'", of_file ? "protocol" : "format",
-                                 of_file ? protocol : driver.value_or("raw"), name));
+      return is_file || of_file ? unknown_to_protocol(is_file ? "file" : protocol, name)
+                                : unknown_to_format(driver.value_or("raw"), name);
     }
   }
   if (protocol != "file" && protocol != "host_device") return invalid(fmt::format("Unknown driver '{}'", protocol));
   if (!below.empty()) {
-    if (source.format == image::Format::kRaw)
-      return invalid(fmt::format("Block format 'raw' does not support the option 'backing.{}'", below.front().first));
+    if (source.format == image::Format::kRaw) return unknown_to_format("raw", "backing." + below.front().first);
     ImageSource next;
     TRY(apply_options(below, next));
     std::vector<ImageSource> deeper = std::move(next.below);
@@ -329,7 +361,10 @@ Result<image::OpenImage> open_source(const std::string& word, const SourceArgume
   if (Result<void> applied = apply_encryption(source, arguments.objects, options); !applied)
     return invalid(fmt::format("Could not open '{}': {}", word, applied.error().message));
   image::OpenFailure failure;
-  Result<image::OpenImage> opened = image::open_image(source.path, options, &failure);
+  std::optional<NullDevice> null;
+  if (source.null_size) null.emplace(TRY(NullDevice::make(*source.null_size)));
+  const std::string path = null ? null->path() : source.path;
+  Result<image::OpenImage> opened = image::open_image(path, options, &failure);
   if (!opened && failure.layer == 0 && writes && failure.cause->kind == ErrorKind::kCorrupt &&
       source.format.value_or(image::Format::kQcow2) == image::Format::kQcow2 && is_dirty_image(source.path)) {
     const auto line = [&](const std::string& text) {

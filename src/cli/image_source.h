@@ -26,6 +26,7 @@ struct ImageSource {
   std::optional<std::string> data_file;          // data-file.filename
   std::optional<std::string> key_secret;         // encrypt.key-secret: the id of an object
   std::optional<std::string> encryption_format;  // encrypt.format
+  std::optional<uint64_t> null_size;             // driver=null-co: no path, but a disk of zeroes of so many bytes
   std::vector<ImageSource> below;                // backing.…, backing.backing.…; a path may be missing there
 };
 

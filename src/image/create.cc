@@ -32,6 +32,11 @@ bool is_same_file(const std::string& one, const std::string& other) {
   return ::stat(one.c_str(), &a) == 0 && ::stat(other.c_str(), &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
+// "file:" says that a path follows, whatever it looks like.
+std::string path_of(const std::string& name) {
+  return resolve_backing_name("", name);
+}
+
 constexpr uint32_t kDefaultExtentSize = 1u << 20;
 
 // Both are wishes: an empty file on another file system is none the worse.
@@ -83,15 +88,16 @@ Result<void> fill_raw(FileDevice& file, uint64_t size, NewSpace space) {
 
 }  // namespace
 
-Result<void> create_raw(const std::string& path, uint64_t size, const FileOptions& file_options) {
-  return create_file(path, LockRequest::raw_writer(), file_options,
+Result<void> create_raw(const std::string& name, uint64_t size, const FileOptions& file_options) {
+  return create_file(path_of(name), LockRequest::raw_writer(), file_options,
                      [&](FileDevice& file) { return fill_raw(file, size, file_options.space); });
 }
 
-Result<void> create_qcow2(const std::string& path, const qcow2::CreateOptions& options,
+Result<void> create_qcow2(const std::string& name, const qcow2::CreateOptions& options,
                           const FileOptions& file_options) {
+  const std::string path = path_of(name);
   if (options.data_file && options.backing_file &&
-      is_same_file(resolve_backing_name("", *options.data_file), resolve_backing_name(path, *options.backing_file))) {
+      is_same_file(path_of(*options.data_file), resolve_backing_name(path, *options.backing_file))) {
     return make_error(ErrorKind::kInvalidArgument,
                       fmt::format("'{}' is the backing file, and can't be the data file, too: it would be overwritten",
                                   *options.data_file));
@@ -102,7 +108,7 @@ Result<void> create_qcow2(const std::string& path, const qcow2::CreateOptions& o
       return file.is_block_device() ? Result<void>() : fill_holes(file, 0, TRY(file.size()), file_options.space);
     }
     // The data file first: an image that names one which is not there would be of no use.
-    const std::string data_path = resolve_backing_name("", *options.data_file);
+    const std::string data_path = path_of(*options.data_file);
     TRY(refuse_protocol(data_path));
     return create_file(data_path, LockRequest::raw_writer(), file_options, [&](FileDevice& data) -> Result<void> {
       TRY(fill_raw(data, options.size, file_options.space));

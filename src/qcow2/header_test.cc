@@ -275,7 +275,7 @@ INSTANTIATE_TEST_SUITE_P(
         HostileBitmaps{"EmptyDirectory", 24, 1, 0, 0x30000, "bitmap directory of 0 bytes"},
         HostileBitmaps{"HugeDirectory", 24, 1, uint64_t{1} << 63, 0x30000, "bitmap directory of 9223372036854775808"},
         HostileBitmaps{"Misaligned", 24, 1, 32, 0x30008, "bitmap directory at offset 0x30008 is not cluster-aligned"},
-        HostileBitmaps{"Outside", 24, 1, 32, 0x400000, "lies outside of the file of 262144 bytes"},
+        HostileBitmaps{"Outside", 24, 1, 32, 0x400000, "lies outside of the file of 196616 bytes"},
         HostileBitmaps{"Overflow", 24, 1, 65536, 0xffffffffffff0000, "lies outside of the file"},
         HostileBitmaps{"InTheHeader", 24, 1, 32, 0, "bitmap directory at offset 0x0 overlaps the header"},
         HostileBitmaps{"OnTheL1Table", 24, 1, 32, 0x30000, "L1 table and bitmap directory overlap", 40}),

@@ -91,9 +91,7 @@ Result<void> Image::store_bitmaps(std::span<const DirtyBitmap> bitmaps) {
       const std::vector<std::byte> bytes = serialize_bitmap_directory(directory);
       const uint64_t clusters = div_round_up(bytes.size(), cluster_size);
       const uint64_t at = TRY(writer.refcounts().allocate(clusters)) * cluster_size;
-      std::vector<std::byte> whole(clusters * cluster_size);
-      std::ranges::copy(bytes, whole.begin());
-      TRY(file.write_at(at, whole));
+      TRY(file.write_at(at, bytes));
       next.bitmaps = BitmapsExtension{static_cast<uint32_t>(directory.size()), bytes.size(), at};
       TRY(writer.write_back());  // refcounts and bitmaps | the header that names them
       next.refcount_table_offset = state_->header.refcount_table_offset;

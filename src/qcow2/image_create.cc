@@ -169,7 +169,7 @@ Result<void> Image::create(BlockDevice& file, const CreateOptions& o) {
   for (uint64_t c = 0; c < p.all(); ++c) counts.set(c, 1);
   TRY(file.write_at(p.first_block() * h.cluster_size(), counts.bytes()));
 
-  std::vector<be64> l1(p.l1_clusters * h.cluster_size() / 8);
+  std::vector<be64> l1(h.l1_size);  // where nothing follows, the file ends with its last entry, as QEMU's do
   for (uint64_t t = 0; t < p.l2_tables; ++t) l1[t] = ((p.first_l2() + t) * h.cluster_size()) | kEntryCopied;
   if (!l1.empty()) TRY(file.write_at(h.l1_table_offset, std::as_bytes(std::span(l1))));
   if (!luks.empty()) TRY(write_luks(file, luks, p.first_luks() * h.cluster_size(), p.luks_clusters * h.cluster_size()));

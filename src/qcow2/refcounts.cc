@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <cstring>
 
 #include "base/checked.h"
@@ -167,6 +168,7 @@ Result<void> Refcounts::increment(uint64_t first, uint64_t count) {
   Error e = make_error(ErrorKind::kUnsupported,
                        fmt::format("{}: a cluster can't be referenced more than {} times with this refcount width",
                                    file_->name(), array_.max_value()));
+  e.sys_errno = EINVAL;  // as QEMU has it
   e.path = file_->name();
   e.offset = (first + done) * cluster_size_;
   return std::move(e).with_note("delete a snapshot, or copy the image with a larger refcount_bits");

@@ -79,6 +79,39 @@ TEST_F(ImageSnapshotCommand, TakesNamesOfAnyKind) {
   expect_same_image("disk", "qcow2");
 }
 
+// For QEMU a name ends with its first NUL byte.
+TEST_F(ImageSnapshotCommand, EndsNamesWhereQemuEndsThem) {
+  prepare({words("qemu-img create -q -f qcow2 disk 1M"), words("qemu-img snapshot -c abcdef disk"),
+           words("qemu-img snapshot -c nothing disk")});
+  const auto file = FileDevice::open(our_dir() + "/disk", Access::kReadWrite, LockRequest::none());
+  ASSERT_TRUE(file);
+  std::string bytes(static_cast<size_t>(*(*file)->size()), '\0');
+  ASSERT_TRUE((*file)->read_at(0, std::as_writable_bytes(std::span(bytes))));
+  const auto put_nul = [&](const std::string& name, size_t at) {
+    const size_t found = bytes.rfind(name);
+    ASSERT_NE(found, std::string::npos);
+    const std::byte nul{0};
+    ASSERT_TRUE((*file)->write_at(found + at, std::span(&nul, 1)));
+  };
+  put_nul("abcdef", 3);
+  put_nul("nothing", 0);
+  expect_same_view(words("snapshot -l disk"));
+  expect_same_view(words("info disk"));
+  expect_same_view(words("info --output=json disk"));
+}
+
+TEST_F(ImageSnapshotCommand, StopsWhereRefcountsEnd) {
+  for (const int bits : {1, 2}) {
+    prepare({words(fmt::format("qemu-img create -q -f qcow2 -o refcount_bits={} disk 1M", bits)),
+             io({"write 0 512"}, "disk")});
+    for (const char* name : {"one", "two", "three", "four"}) expect_same({"snapshot", "-c", name, "disk"});
+    expect_same_table("disk");
+    expect_clean("disk");
+  }
+  EXPECT_NE(varve({"image", "snapshot", "-c", "five", "disk"}).err.find("can't be referenced more than 3 times"),
+            std::string::npos);
+}
+
 TEST_F(ImageSnapshotCommand, RestoresTheSizeOfTheDisk) {
   prepare({words("qemu-img create -q -f qcow2 disk 1M"),
            {"qemu-io", "-f", "qcow2", "-c", "write -P 3 0 1M", "disk"},

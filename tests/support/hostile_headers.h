@@ -91,7 +91,7 @@ inline std::vector<HostileHeader> hostile_headers() {
        kBad,
        36,
        "L1 table of 0 entries is too small for a disk of 1048576 bytes (needs 1)"},
-      {"L1BeyondTheFile", {{40, 8, 64 * kC}}, kBad, 40, "lies outside of the file of 262144 bytes", kOpens},
+      {"L1BeyondTheFile", {{40, 8, 64 * kC}}, kBad, 40, "lies outside of the file of 196616 bytes", kOpens},
       {"L1LongerThanTheFile", {{36, 4, 9000}}, kBad, 40, "(offset 0x30000, 72000 bytes) lies outside", kOpens},
       {"L1Misaligned", {{40, 8, 3 * kC + 512}}, kBad, 40, "L1 table at offset 0x30200 is not cluster-aligned"},
       {"L1InTheHeader", {{40, 8, 0}}, kBad, 40, "L1 table at offset 0x0 overlaps the header", kOpens},
