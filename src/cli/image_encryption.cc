@@ -66,10 +66,7 @@ Result<std::optional<EncryptionOptions>> encryption_options(const ImageOptions& 
   if (*format == "aes" || *format == "qcow") {
     if (const auto* extra = std::ranges::find_if(kLuksOptions, given); extra != kLuksOptions.end())
       return invalid(fmt::format("Parameter '{}' is unexpected", *extra));
-    if (!key_secret) return invalid("Parameter 'encrypt.key-secret' is required for cipher");
-    return make_error(ErrorKind::kUnsupported,
-                      "QEMU's old AES encryption is not made by Varve: anybody can tell what is in it")
-        .with_note("-o encrypt.format=luks makes an image that is really encrypted");
+    return std::optional(EncryptionOptions{std::nullopt, key_secret});
   }
   if (*format != "luks") return invalid(fmt::format("Parameter 'format' does not accept value '{}'", *format));
   return std::optional(EncryptionOptions{TRY(luks_format(options)), key_secret});
@@ -85,7 +82,8 @@ Result<void> add_encryption(const ImageOptions& options, const ImageObjects& obj
   const std::optional<EncryptionOptions> encryption = TRY(encryption_options(options));
   if (!encryption) return {};
   create.passphrase = TRY(passphrase_of(*encryption, objects));
-  create.encryption = encryption->format;
+  create.encryption = encryption->luks;
+  create.old_aes_encryption = !encryption->luks.has_value();
   return {};
 }
 

@@ -12,12 +12,12 @@
 namespace varve::cli {
 
 struct EncryptionOptions {
-  crypto::LuksFormat format;
-  std::optional<std::string> key_secret;  // the id of an object
+  std::optional<crypto::LuksFormat> luks;  // nothing: QEMU's old AES method
+  std::optional<std::string> key_secret;   // the id of an object
 };
 
-// Nothing where none is asked for. kInvalidArgument for values that nobody knows; kUnsupported for QEMU's old AES
-// method and for ciphers that only QEMU has.
+// Nothing where none is asked for. kInvalidArgument for values that nobody knows; kUnsupported for ciphers that only
+// QEMU has.
 Result<std::optional<EncryptionOptions>> encryption_options(const ImageOptions& options);
 
 // The passphrase that they name.

@@ -62,8 +62,8 @@ Result<image::MeasureTarget> find_target(const ImageOptions& options, const Imag
   if (options.text("encrypt.format") == "luks") {  // anything else adds nothing, and is not looked at
     const std::optional<EncryptionOptions> encryption = TRY(encryption_options(options));
     TRY(passphrase_of(*encryption, objects));
-    TRY(crypto::check_cipher_spec(encryption->format.cipher));
-    target.luks_header_bytes = crypto::luks_header_area(encryption->format.cipher);
+    TRY(crypto::check_cipher_spec(encryption->luks->cipher));
+    target.luks_header_bytes = crypto::luks_header_area(encryption->luks->cipher);
   }
   return target;
 }

@@ -76,10 +76,10 @@ Result<std::shared_ptr<qcow2::Image>> open_qcow2(const std::shared_ptr<FileDevic
   qcow2::OpenOptions options{.writable = writable};
   if (header.crypt_method == qcow2::CryptMethod::kNone) {
     options.data = data_file;
-  } else if (needs_data && header.crypt_method == qcow2::CryptMethod::kLuks && encryption.passphrase) {
+  } else if (needs_data && encryption.passphrase) {
     // Without the key there is no data device: what the file holds is not what the guest sees, and nothing is to be
     // written there in plain.
-    options.data = TRY(open_encrypted(*file, header, *encryption.passphrase, data_file ? data_file : file));
+    options.encrypted = TRY(open_encrypted(*file, header, *encryption.passphrase, data_file ? data_file : file));
   }
   std::shared_ptr<qcow2::Image> image = TRY(qcow2::Image::open(file, std::move(options)));
   if (needs_data && header.crypt_method != qcow2::CryptMethod::kNone) TRY(image->check_readable());
