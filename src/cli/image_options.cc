@@ -31,6 +31,7 @@ struct ImageOptionDescription {
 namespace {
 
 constexpr const char* kExtentSizeHelp = "Extent size hint for the image file, 0 to disable";
+constexpr const char* kFilePreallocationHelp = "Preallocation mode (allowed values: off, falloc, full)";
 constexpr const char* kNocowHelp = "Turn off copy-on-write (valid only on btrfs)";
 
 // In the order in which QEMU prints them.
@@ -64,8 +65,29 @@ constexpr ImageOptionDescription kQcow2Options[] = {
 constexpr ImageOptionDescription kRawOptions[] = {
     {"size", Type::kSize, nullptr, false, "Virtual disk size"},
     {"nocow", Type::kFlag, nullptr, true, kNocowHelp},
-    {"preallocation", Type::kText, nullptr, true, "Preallocation mode (allowed values: off, falloc, full)"},
+    {"preallocation", Type::kText, nullptr, true, kFilePreallocationHelp},
     {"extent_size_hint", Type::kSize, nullptr, true, kExtentSizeHelp},
+};
+constexpr ImageOptionDescription kLuksOptions[] = {
+    {"size", Type::kSize, nullptr, false, "Virtual disk size"},
+    {"key-secret", Type::kText, nullptr, false, "ID of the secret that provides the keyslot passphrase"},
+    {"cipher-alg", Type::kText, nullptr, false, "Name of encryption cipher algorithm"},
+    {"cipher-mode", Type::kText, nullptr, false, "Name of encryption cipher mode"},
+    {"ivgen-alg", Type::kText, nullptr, false, "Name of IV generator algorithm"},
+    {"ivgen-hash-alg", Type::kText, nullptr, false, "Name of IV generator hash algorithm"},
+    {"hash-alg", Type::kText, nullptr, false, "Name of encryption hash algorithm"},
+    {"iter-time", Type::kNumber, nullptr, false, "Time to spend in PBKDF in milliseconds"},
+    {"nocow", Type::kFlag, nullptr, true, kNocowHelp},
+    {"preallocation", Type::kText, nullptr, true, kFilePreallocationHelp},
+    {"extent_size_hint", Type::kSize, nullptr, true, kExtentSizeHelp},
+};
+constexpr ImageOptionDescription kLuksAmendOptions[] = {
+    {"state", Type::kText, nullptr, false, "Select new state of affected keyslots (active/inactive)"},
+    {"keyslot", Type::kNumber, nullptr, false, "Select a single keyslot to modify explicitly"},
+    {"old-secret", Type::kText, nullptr, false, "Select all keyslots that match this password"},
+    {"new-secret", Type::kText, nullptr, false,
+     "New secret to set in the matching keyslots. Empty string to erase"},
+    {"iter-time", Type::kNumber, nullptr, false, "Time to spend in PBKDF in milliseconds"},
 };
 constexpr ImageOptionDescription kAmendOptions[] = {
     {"encrypt.state", Type::kText, nullptr, false, "Select new state of affected keyslots (active/inactive)"},
@@ -85,9 +107,16 @@ constexpr ImageOptionDescription kAmendOptions[] = {
 };
 
 std::span<const ImageOptionDescription> options_of(image::Format format, OptionUse use) {
-  if (use == OptionUse::kAmend) return kAmendOptions;
-  if (format == image::Format::kRaw) return kRawOptions;
-  return kQcow2Options;
+  const bool amends = use == OptionUse::kAmend;
+  switch (format) {
+    case image::Format::kRaw:
+      return amends ? std::span<const ImageOptionDescription>() : kRawOptions;
+    case image::Format::kQcow2:
+      return amends ? std::span<const ImageOptionDescription>(kAmendOptions) : kQcow2Options;
+    case image::Format::kLuks:
+      return amends ? std::span<const ImageOptionDescription>(kLuksAmendOptions) : kLuksOptions;
+  }
+  return {};
 }
 
 const ImageOptionDescription* find(std::span<const ImageOptionDescription> options, const std::string& name) {
@@ -199,8 +228,9 @@ std::string option_help(image::Format format, bool with_file) {
   return text;
 }
 
-std::string amend_help() {
-  return "Amend options for 'qcow2':\n" + listing(kAmendOptions, false);
+std::string amend_help(image::Format format) {
+  return fmt::format("Amend options for '{}':\n", name_of(format)) +
+         listing(options_of(format, OptionUse::kAmend), false);
 }
 
 bool ImageOptions::knows(const std::string& name) const {
