@@ -91,7 +91,7 @@ Result<std::shared_ptr<qcow2::Image>> open_qcow2(const std::shared_ptr<FileDevic
 
 Result<std::shared_ptr<LuksImage>> open_luks(const std::shared_ptr<FileDevice>& file, Use use,
                                              const Encryption& encryption) {
-  const bool needs_data = use == Use::kRead || use == Use::kWrite;
+  const bool needs_data = use != Use::kInspect;
   if (needs_data && !encryption.passphrase)
     return make_error(ErrorKind::kPermission, "Parameter 'key-secret' is required for cipher")
         .with_note(fmt::format("the image is encrypted; --object secret,id=ID,file=PATH and "

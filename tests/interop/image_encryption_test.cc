@@ -403,9 +403,15 @@ TEST_F(ImageEncryption, GuestDataInADataFileIsEncryptedToo) {
   const ProcessResult written = ours({"bench", "-w", "-c", "4", "-s", "64k", "--pattern=9", "-o", "1M", "--image-opts",
                                       "--object", kSecret, opts("disk")});
   if (written.exit_code == 0) qemu_io("disk", {"read -P 7 0 1M", "read -P 9 1M 256k", "read -P 8 2M 3k"});
-  create_ours("mine", "data_file=" + path("mine.data"));
-  qemu_io("mine", {"write -P 3 1M 1M", "read -P 3 1M 1M"});
-  qemu_check("mine");
+  for (const char* more : {"", "aes,"}) {
+    SCOPED_TRACE(more);
+    create_ours("mine", more + ("data_file=" + path("mine.data")));
+    qemu_io("mine", {"write -P 3 1M 1M", "read -P 3 1M 1M", "write -P 4 3M 5k"});
+    change("mine", [](image::OpenImage& image) {
+      ASSERT_TRUE(image.device()->write_at(3 << 20, Bytes(1000, std::byte{5})));
+    });
+    qemu_check("mine");
+  }
 }
 
 // ---- key slots

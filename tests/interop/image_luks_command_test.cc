@@ -183,7 +183,7 @@ TEST_F(ImageLuks, LooksTheSame) {
   // Without the key, and with the wrong one.
   for (const char* line : {"check disk", "check -f luks disk", "convert -O raw disk x", "map disk", "measure disk",
                            "compare disk disk", "dd if=disk of=x", "resize disk 5M", "amend -o state=active disk",
-                           "bench disk", "info -f luks absent", "check absent"}) {
+                           "bench disk", "snapshot -c x disk", "bitmap --add disk b", "info -f luks absent", "check absent"}) {
     SCOPED_TRACE(line);
     expect_same_view(words(line));
   }
