@@ -18,8 +18,8 @@ struct EncryptionOptions {
 // What stands before the options' names: "encrypt." or nothing.
 const char* encryption_prefix(image::Format format);
 
-// Nothing where none is asked for; the format luks asks for it always. kInvalidArgument for values that nobody knows; kUnsupported for ciphers that only
-// QEMU has.
+// Nothing where none is asked for; the format luks asks for it always. kInvalidArgument for values that nobody knows;
+// kUnsupported for ciphers that only QEMU has.
 Result<std::optional<EncryptionOptions>> encryption_options(const ImageOptions& options);
 
 // The passphrase that they name.

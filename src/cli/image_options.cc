@@ -85,8 +85,7 @@ constexpr ImageOptionDescription kLuksAmendOptions[] = {
     {"state", Type::kText, nullptr, false, "Select new state of affected keyslots (active/inactive)"},
     {"keyslot", Type::kNumber, nullptr, false, "Select a single keyslot to modify explicitly"},
     {"old-secret", Type::kText, nullptr, false, "Select all keyslots that match this password"},
-    {"new-secret", Type::kText, nullptr, false,
-     "New secret to set in the matching keyslots. Empty string to erase"},
+    {"new-secret", Type::kText, nullptr, false, "New secret to set in the matching keyslots. Empty string to erase"},
     {"iter-time", Type::kNumber, nullptr, false, "Time to spend in PBKDF in milliseconds"},
 };
 constexpr ImageOptionDescription kAmendOptions[] = {

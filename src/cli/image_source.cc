@@ -297,7 +297,8 @@ std::string shown_name(const ImageSource& source, image::Format format) {
 Result<void> apply_encryption(const ImageSource& source, const ImageObjects& objects, image::OpenOptions& options) {
   const auto encryption_of = [&](const ImageSource& s) -> Result<image::Encryption> {
     image::Encryption encryption{.format = s.encryption_format, .passphrase = nullptr};
-    if (s.key_secret && options.use != image::Use::kInspect) encryption.passphrase = TRY(objects.passphrase(*s.key_secret));
+    if (s.key_secret && options.use != image::Use::kInspect)
+      encryption.passphrase = TRY(objects.passphrase(*s.key_secret));
     return encryption;
   };
   options.encryption = TRY(encryption_of(source));

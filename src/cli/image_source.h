@@ -60,7 +60,8 @@ struct SourceArguments {
 std::optional<ImageExit> take_source_arguments(const ImageCall& call, ParsedImageArguments& parsed,
                                                SourceArguments& source);
 
-// How QEMU calls the image once it is open in this format: its path, or a json: name where that alone would not open it.
+// How QEMU calls the image once it is open in this format: its path, or a json: name where that alone would not open
+// it.
 std::string shown_name(const ImageSource& source, image::Format format);
 
 // What the source says of encryption, its own and that of what is below it; with the passphrases, unless only metadata

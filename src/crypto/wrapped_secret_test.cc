@@ -11,7 +11,8 @@ namespace {
 
 std::vector<std::byte> bytes_of(const std::string& hex) {
   std::vector<std::byte> bytes;
-  for (size_t i = 0; i < hex.size(); i += 2) bytes.push_back(static_cast<std::byte>(std::stoul(hex.substr(i, 2), nullptr, 16)));
+  for (size_t i = 0; i < hex.size(); i += 2)
+    bytes.push_back(static_cast<std::byte>(std::stoul(hex.substr(i, 2), nullptr, 16)));
   return bytes;
 }
 

@@ -96,8 +96,7 @@ Result<void> create_raw(const std::string& path, uint64_t size, const FileOption
 Result<void> create_luks(const std::string& path, uint64_t size, const crypto::LuksFormat& format,
                          const crypto::SecretBytes& passphrase, const FileOptions& file_options) {
   const auto end = checked_add(crypto::luks_header_area(format.cipher), size);
-  if (!end || *end > INT64_MAX)
-    return make_error(ErrorKind::kInvalidArgument, "The requested file size is too large");
+  if (!end || *end > INT64_MAX) return make_error(ErrorKind::kInvalidArgument, "The requested file size is too large");
   const std::vector<std::byte> header = TRY(crypto::make_luks_header(format, passphrase));
   return create_file(path, LockRequest::raw_writer(), file_options, [&](FileDevice& file) -> Result<void> {
     TRY(make_room(file, *end));

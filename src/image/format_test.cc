@@ -32,8 +32,8 @@ TEST(ProbeFormat, TakesEverythingElseForRaw) {
 
 TEST(ProbeFormat, DoesNotTakeForeignFormatsForRaw) {
   for (const std::string_view magic :
-       {std::string_view("KDMV"), std::string_view("vhdxfile"), std::string_view("QED\0", 4),
-        std::string_view("COWD"), std::string_view("conectix"), std::string_view("QFI\xfb\0\0\0\x01", 8)}) {
+       {std::string_view("KDMV"), std::string_view("vhdxfile"), std::string_view("QED\0", 4), std::string_view("COWD"),
+        std::string_view("conectix"), std::string_view("QFI\xfb\0\0\0\x01", 8)}) {
     const Result<Format> format = probe(magic);
     ASSERT_FALSE(format) << magic;
     EXPECT_EQ(format.error().kind, ErrorKind::kUnsupported);

@@ -23,7 +23,8 @@ Result<std::shared_ptr<LuksImage>> LuksImage::open(std::shared_ptr<FileDevice> f
   // Of a file that ends within its header nobody can tell how large the disk is.
   if (TRY(file->size()) < image->header_.payload_offset)
     return make_error(ErrorKind::kCorrupt, "Could not refresh total sector count: Input/output error")
-        .with_note(fmt::format("the file ends before its LUKS header does, at {} bytes", image->header_.payload_offset));
+        .with_note(
+            fmt::format("the file ends before its LUKS header does, at {} bytes", image->header_.payload_offset));
   return image;
 }
 

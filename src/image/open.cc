@@ -172,8 +172,9 @@ Result<Layer> declared_backing(const std::string& overlay_path, const qcow2::Hea
     // Guessing it would let a guest decide: whoever writes a qcow2 header into a raw disk could name any file.
     return make_error(ErrorKind::kRefused,
                       fmt::format("'{}' does not say which format its backing file '{}' has", overlay_path, name))
-        .with_note(fmt::format("`qemu-img rebase -u -F FORMAT -b '{}' '{}'` records it, FORMAT being raw, qcow2 or luks",
-                               name, overlay_path));
+        .with_note(
+            fmt::format("`qemu-img rebase -u -F FORMAT -b '{}' '{}'` records it, FORMAT being raw, qcow2 or luks", name,
+                        overlay_path));
   }
   const std::optional<Format> format = format_of_name(*header.backing_format);
   if (!format) {

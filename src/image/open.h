@@ -87,7 +87,7 @@ class OpenImage {
   // The layers one by one, top first; extents() of each tells what it holds itself.
   const std::vector<std::shared_ptr<BlockDevice>>& devices() const { return devices_; }
   qcow2::Image* qcow2() const { return qcow2_.get(); }  // the top layer; null for other formats
-  LuksImage* luks() const { return luks_.get(); }        // the top layer; null for other formats
+  LuksImage* luks() const { return luks_.get(); }       // the top layer; null for other formats
   FileDevice& file() const { return *file_; }           // the top layer's
 
  private:

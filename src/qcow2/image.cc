@@ -125,12 +125,11 @@ Result<std::unique_ptr<Image>> Image::open(std::shared_ptr<BlockDevice> file, Op
   TRY(state->load());
   const bool is_encrypted = state->header.crypt_method != CryptMethod::kNone;
   if (is_encrypted != (encrypted != nullptr) && state->data_given) {
-    return make_error(ErrorKind::kCorrupt,
-                      fmt::format("{}: whether the image is encrypted changed while it was opened", state->file->name()));
+    return make_error(ErrorKind::kCorrupt, fmt::format("{}: whether the image is encrypted changed while it was opened",
+                                                       state->file->name()));
   }
   state->guest_data.emplace(*state->data, encrypted, state->header.crypt_method);
-  state->reader =
-      std::make_unique<GuestReader>(*state->file, *state->guest_data, state->header.compression_type);
+  state->reader = std::make_unique<GuestReader>(*state->file, *state->guest_data, state->header.compression_type);
   if (options.writable) {
     TRY(state->check_writable());
     for (size_t i = 0; i < state->mapping->l1().size(); ++i) TRY(state->mapping->table_offset(i));

@@ -181,7 +181,8 @@ Result<std::vector<Image::State::FoundTable>> Image::State::all_tables() {
   const EntryFormat format(header);
   const auto add = [&](std::span<const uint64_t> l1, bool active) -> Result<void> {
     for (const TableReference& t : TRY(table_references(l1, format, file->name())))
-      if (known.insert(t.host_offset).second) tables.push_back({t.host_offset, t.l1_index * header.bytes_per_l2_table(), active, entries + t.l1_index});
+      if (known.insert(t.host_offset).second)
+        tables.push_back({t.host_offset, t.l1_index * header.bytes_per_l2_table(), active, entries + t.l1_index});
     entries += l1.size();
     return {};
   };
@@ -201,8 +202,7 @@ Result<bool> Image::State::expand_zeroes(const FoundTable& found, std::span<be64
   const uint64_t cluster_size = header.cluster_size();
   Refcounts& refcounts = writer->refcounts();
   const uint64_t sharers = TRY(refcounts.get(found.offset / cluster_size));
-  if (sharers == 0)
-    return corruption(file->name(), found.offset, "an L2 table lies in a cluster whose refcount is 0");
+  if (sharers == 0) return corruption(file->name(), found.offset, "an L2 table lies in a cluster whose refcount is 0");
   bool changed = false;
   for (size_t i = 0; i < table.size(); ++i) {
     be64& raw = table[i];

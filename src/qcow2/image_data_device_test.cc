@@ -173,17 +173,18 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Qcow2DataDevice,
 TEST(Qcow2OldAes, NumbersSectorsByTheGuestsOffset) {
   auto file = std::make_shared<MemoryDevice>("image");
   ASSERT_TRUE(Image::create(*file, {.size = 1 << 20, .old_aes_encryption = true}));
+  constexpr uint64_t kGuest = 2 * 65536;  // where the file has something else
   const std::vector<std::byte> data(65536, std::byte{0x42});
   std::vector<std::byte> expected(data.size());
   {
     const auto image = *Image::open(file, {.writable = true, .encrypted = encrypt(file)});
-    ASSERT_TRUE(image->write_at(5 * 65536, data));
+    ASSERT_TRUE(image->write_at(kGuest, data));
     ASSERT_TRUE(image->flush());
-    const auto extents = image->placed_extents(5 * 65536, 65536);
+    const auto extents = image->placed_extents(kGuest, 65536);
     ASSERT_TRUE(extents);
-    ASSERT_NE(extents->front().host_offset, 5 * 65536u);
+    ASSERT_NE(extents->front().host_offset, kGuest);
     // As if the file were the disk.
-    ASSERT_TRUE(encrypt(file)->read_numbered(*extents->front().host_offset, 5 * 65536, expected));
+    ASSERT_TRUE(encrypt(file)->read_numbered(*extents->front().host_offset, kGuest, expected));
   }
   EXPECT_EQ(expected, data);
 }

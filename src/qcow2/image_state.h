@@ -18,8 +18,8 @@ namespace varve::qcow2 {
 // Lock order: io_lock, then metadata_lock, then the reader's own.
 struct Image::State {
   std::shared_ptr<BlockDevice> file;
-  std::shared_ptr<BlockDevice> data;  // where guest data is: `file`, or what OpenOptions give in its place
-  bool data_given = false;            // they give something
+  std::shared_ptr<BlockDevice> data;    // where guest data is: `file`, or what OpenOptions give in its place
+  bool data_given = false;              // they give something
   std::optional<GuestData> guest_data;  // `data` again, as guest data is read and written
   std::shared_ptr<BlockDevice> backing;
   Header header;

@@ -105,9 +105,10 @@ class ImageEncryption : public test::ImageCommandPeer {
       auto image = qcow2::Image::open(std::move(*file), {.writable = true});
       ASSERT_TRUE(image) << image.error().message;
       std::byte b{};
-      for (const Result<void>& refused : {(*image)->read_at(0, std::span(&b, 1)), (*image)->write_at(0, std::span(&b, 1)),
-                                          (*image)->write_zeroes(0, 65536, ZeroMode::kMayUnmap),
-                                          (*image)->discard(0, 65536), (*image)->resize(8 << 20)}) {
+      for (const Result<void>& refused :
+           {(*image)->read_at(0, std::span(&b, 1)), (*image)->write_at(0, std::span(&b, 1)),
+            (*image)->write_zeroes(0, 65536, ZeroMode::kMayUnmap), (*image)->discard(0, 65536),
+            (*image)->resize(8 << 20)}) {
         ASSERT_FALSE(refused);
         EXPECT_EQ(refused.error().kind, ErrorKind::kPermission);
         EXPECT_THAT(refused.error().message, HasSubstr("encrypt.key-secret"));
@@ -260,8 +261,8 @@ TEST_F(ImageEncryption, DowngradesKeepZeroes) {
   put("base", std::string(4 << 20, 'b'));
   for (const char* more : {"", "aes"}) {
     SCOPED_TRACE(more);
-    ASSERT_NO_FATAL_FAILURE(create_ours("disk", std::string(more) + (*more == '\0' ? "" : ",") +
-                                                    "backing_file=base,backing_fmt=raw"));
+    ASSERT_NO_FATAL_FAILURE(
+        create_ours("disk", std::string(more) + (*more == '\0' ? "" : ",") + "backing_file=base,backing_fmt=raw"));
     qemu_io("disk", {"write -P 1 0 1M", "write -z 512k 2M"});
     const std::string before = theirs_raw("disk");
     const ProcessResult amended =
@@ -340,8 +341,12 @@ TEST_F(ImageEncryption, CreateSaysWhatIsWrongAsQemuDoes) {
     expect_same({"create", "-f", "qcow2", "--object", object, "-o", options, "disk", "1M"});
   };
   for (const char* options :
-       {"encrypt.format=luks", "encrypt.format=luks,encrypt.key-secret=", "encrypt.format=luks,encrypt.key-secret=no",
-        "encrypt.format=foo,encrypt.key-secret=s", "encrypt.key-secret=s", "encrypt.cipher-alg=aes-256",
+       {"encrypt.format=luks",
+        "encrypt.format=luks,encrypt.key-secret=",
+        "encrypt.format=luks,encrypt.key-secret=no",
+        "encrypt.format=foo,encrypt.key-secret=s",
+        "encrypt.key-secret=s",
+        "encrypt.cipher-alg=aes-256",
         "encrypt.format=luks,encrypt.key-secret=s,encrypt.cipher-alg=foo",
         "encrypt.format=luks,encrypt.key-secret=s,encrypt.cipher-alg=des",
         "encrypt.format=luks,encrypt.key-secret=s,encrypt.cipher-mode=foo",
@@ -352,10 +357,15 @@ TEST_F(ImageEncryption, CreateSaysWhatIsWrongAsQemuDoes) {
         "encrypt.format=luks,encrypt.key-secret=s,encrypt.foo=1",
         "encrypt.format=luks,encrypt.key-secret=s,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,"
         "encrypt.ivgen-hash-alg=sha1",
-        "encryption=on", "encryption=on,encrypt.key-secret=s", "encryption=on,encrypt.key-secret=no",
-        "encryption=off,encrypt.key-secret=s", "encrypt.format=aes,encrypt.key-secret=s",
-        "encrypt.format=qcow,encrypt.key-secret=s", "encryption=on,encrypt.format=aes,encrypt.key-secret=s",
-        "encryption=off,encrypt.format=aes,encrypt.key-secret=s", "encryption=on,encrypt.format=luks,encrypt.key-secret=s",
+        "encryption=on",
+        "encryption=on,encrypt.key-secret=s",
+        "encryption=on,encrypt.key-secret=no",
+        "encryption=off,encrypt.key-secret=s",
+        "encrypt.format=aes,encrypt.key-secret=s",
+        "encrypt.format=qcow,encrypt.key-secret=s",
+        "encryption=on,encrypt.format=aes,encrypt.key-secret=s",
+        "encryption=off,encrypt.format=aes,encrypt.key-secret=s",
+        "encryption=on,encrypt.format=luks,encrypt.key-secret=s",
         "encrypt.format=aes,encrypt.key-secret=s,encrypt.iter-time=10"}) {
     SCOPED_TRACE(options);
     check("secret,id=s,data=x", options);
@@ -407,9 +417,8 @@ TEST_F(ImageEncryption, GuestDataInADataFileIsEncryptedToo) {
     SCOPED_TRACE(more);
     create_ours("mine", more + ("data_file=" + path("mine.data")));
     qemu_io("mine", {"write -P 3 1M 1M", "read -P 3 1M 1M", "write -P 4 3M 5k"});
-    change("mine", [](image::OpenImage& image) {
-      ASSERT_TRUE(image.device()->write_at(3 << 20, Bytes(1000, std::byte{5})));
-    });
+    change("mine",
+           [](image::OpenImage& image) { ASSERT_TRUE(image.device()->write_at(3 << 20, Bytes(1000, std::byte{5}))); });
     qemu_check("mine");
   }
 }

@@ -1,5 +1,5 @@
-// The format `luks` by itself, and secrets that are encrypted: what QEMU and cryptsetup make is read here, and the other
-// way round; and all messages are QEMU's.
+// The format `luks` by itself, and secrets that are encrypted: what QEMU and cryptsetup make is read here, and the
+// other way round; and all messages are QEMU's.
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -125,12 +125,12 @@ TEST_F(ImageLuks, ConvertsBothWays) {
   EXPECT_TRUE(theirs_raw("disk") == plain);  // zeroes, too: nothing of the new file reads as zeroes by itself
   EXPECT_TRUE(ours_raw("disk") == plain);
   EXPECT_EQ(test::read_whole_file(path("disk")).find(std::string(64, 'x')), std::string::npos);
-  const ProcessResult same = ours({"compare", "--object", kSecret, "--image-opts", opts("disk"),
-                                   "driver=raw,file.filename=plain"});
+  const ProcessResult same =
+      ours({"compare", "--object", kSecret, "--image-opts", opts("disk"), "driver=raw,file.filename=plain"});
   EXPECT_EQ(same.out, "Images are identical.\n") << same.err;
   // Into one that is there already.
-  const ProcessResult again = ours({"convert", "-n", "--object", kSecret, "--target-image-opts", "-f", "raw", "plain",
-                                    opts("disk")});
+  const ProcessResult again =
+      ours({"convert", "-n", "--object", kSecret, "--target-image-opts", "-f", "raw", "plain", opts("disk")});
   EXPECT_EQ(again.exit_code, 0) << again.err;
   EXPECT_TRUE(theirs_raw("disk") == plain);
 }
@@ -140,13 +140,14 @@ TEST_F(ImageLuks, ABackingFileMayBeOne) {
   qemu_io("base", {"write -P 3 0 4M"});
   const ProcessResult made = ours(words("create -q -f qcow2 -b base -F luks overlay 5M"));
   ASSERT_EQ(made.exit_code, 0) << made.err;
-  const std::string chain = "driver=qcow2,file.filename=overlay,backing.key-secret=s,backing.driver=luks,"
-                            "backing.file.filename=base";
+  const std::string chain =
+      "driver=qcow2,file.filename=overlay,backing.key-secret=s,backing.driver=luks,"
+      "backing.file.filename=base";
   test::run_ok({"qemu-io", "--object", kSecret, "-c", "write -P 4 1M 70k", "--image-opts", chain},
                run_options(our_dir()));
   for (const char* program : {"ours", "theirs"}) {
-    std::vector<std::string> line{"convert", "--object", kSecret, "--image-opts", "-O", "raw", chain,
-                                  program + std::string(".raw")};
+    std::vector<std::string> line{"convert", "--object", kSecret, "--image-opts",
+                                  "-O",      "raw",      chain,   program + std::string(".raw")};
     if (program == std::string("ours")) {
       const ProcessResult copied = ours(line);
       ASSERT_EQ(copied.exit_code, 0) << copied.err;
@@ -181,15 +182,15 @@ TEST_F(ImageLuks, LooksTheSame) {
     expect_same_view(with_opts("compare", opts(name), opts(name)));
   }
   // Without the key, and with the wrong one.
-  for (const char* line : {"check disk", "check -f luks disk", "convert -O raw disk x", "map disk", "measure disk",
-                           "compare disk disk", "dd if=disk of=x", "resize disk 5M", "amend -o state=active disk",
-                           "bench disk", "snapshot -c x disk", "bitmap --add disk b", "info -f luks absent", "check absent"}) {
+  for (const char* line :
+       {"check disk", "check -f luks disk", "convert -O raw disk x", "map disk", "measure disk", "compare disk disk",
+        "dd if=disk of=x", "resize disk 5M", "amend -o state=active disk", "bench disk", "snapshot -c x disk",
+        "bitmap --add disk b", "info -f luks absent", "check absent"}) {
     SCOPED_TRACE(line);
     expect_same_view(words(line));
   }
-  for (const char* image :
-       {"driver=luks,file.filename=disk", "driver=luks,key-secret=no,file.filename=disk",
-        "driver=luks,key-secret=s,foo=1,file.filename=disk"}) {
+  for (const char* image : {"driver=luks,file.filename=disk", "driver=luks,key-secret=no,file.filename=disk",
+                            "driver=luks,key-secret=s,foo=1,file.filename=disk"}) {
     SCOPED_TRACE(image);
     expect_same_view(with_opts("convert -O raw", image, "x"));
     expect_same_view(with_opts("check", image));
@@ -219,11 +220,12 @@ TEST_F(ImageLuks, TellsWhatIsNone) {
 
 TEST_F(ImageLuks, CreateSaysWhatQemuSays) {
   for (const char* options :
-       {"key-secret=s,iter-time=10", "key-secret=s,iter-time=10,cipher-alg=aes-128,hash-alg=sha512", "cipher-alg=aes-256",
-        "key-secret=no", "key-secret=s,cipher-alg=foo", "key-secret=s,cipher-alg=des", "key-secret=s,cipher-mode=foo",
-        "key-secret=s,ivgen-alg=foo", "key-secret=s,ivgen-hash-alg=foo", "key-secret=s,hash-alg=foo",
-        "key-secret=s,iter-time=foo", "key-secret=s,foo=1", "key-secret=s,preallocation=foo",
-        "key-secret=s,iter-time=10,preallocation=full", "key-secret=s,encrypt.format=luks", "help",
+       {"key-secret=s,iter-time=10", "key-secret=s,iter-time=10,cipher-alg=aes-128,hash-alg=sha512",
+        "cipher-alg=aes-256", "key-secret=no", "key-secret=s,cipher-alg=foo", "key-secret=s,cipher-alg=des",
+        "key-secret=s,cipher-mode=foo", "key-secret=s,ivgen-alg=foo", "key-secret=s,ivgen-hash-alg=foo",
+        "key-secret=s,hash-alg=foo", "key-secret=s,iter-time=foo", "key-secret=s,foo=1",
+        "key-secret=s,preallocation=foo", "key-secret=s,iter-time=10,preallocation=full",
+        "key-secret=s,encrypt.format=luks", "help",
         "key-secret=s,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha1"}) {
     SCOPED_TRACE(options);
     expect_same({"create", "-f", "luks", "--object", kSecret, "-o", options, "disk", "1M"});
@@ -245,7 +247,8 @@ TEST_F(ImageLuks, CreateSaysWhatQemuSays) {
     ASSERT_NO_FATAL_FAILURE(create_ours("disk", "", size));
     expect_same_view({"measure", "-O", "luks", "--object", kSecret, "-o", kOptions, "--size", size});
     const ProcessResult measured = ours({"measure", "-O", "luks", "--object", kSecret, "-o", kOptions, "--size", size});
-    EXPECT_THAT(measured.out, HasSubstr(fmt::format("required size: {}\n", test::read_whole_file(path("disk")).size())));
+    EXPECT_THAT(measured.out,
+                HasSubstr(fmt::format("required size: {}\n", test::read_whole_file(path("disk")).size())));
   }
 }
 
@@ -313,9 +316,9 @@ TEST_F(ImageLuks, CryptsetupOpensIt) {
   EXPECT_THAT(dump, HasSubstr("Payload offset:\t4040"));
   // What cryptsetup formats is read here, and written.
   test::run_ok({"truncate", "-s", "6M", "theirs"}, run_options(our_dir()));
-  test::run_ok({"cryptsetup", "luksFormat", "--type", "luks1", "-q", "--iter-time", "10", "--key-file", "passphrase",
-                "theirs"},
-               run_options(our_dir()));
+  test::run_ok(
+      {"cryptsetup", "luksFormat", "--type", "luks1", "-q", "--iter-time", "10", "--key-file", "passphrase", "theirs"},
+      run_options(our_dir()));
   expect_same_view({"info", "theirs"});
   EXPECT_TRUE(theirs_raw("theirs") == ours_raw("theirs"));
 }
@@ -327,8 +330,8 @@ TEST_F(ImageLuks, SecretsMayBeEncryptedThemselves) {
   const std::string iv = "AAAAAAAAAAAAAAAAAAAAAA==";
   const std::string wrapped = "k3nBefZLfyFTjUOuYwSDjg==";  // "abc"
   const auto create = [&](const std::string& key_object, const std::string& object) {
-    return std::vector<std::string>{"create", "-q", "-f", "luks", "--object", key_object, "--object", object, "-o",
-                                    kOptions, "disk", "1M"};
+    return std::vector<std::string>{"create",   "-q",   "-f", "luks",   "--object", key_object,
+                                    "--object", object, "-o", kOptions, "disk",     "1M"};
   };
   const std::string good = "secret,id=s,keyid=k,format=base64,iv=" + iv + ",data=" + wrapped;
   expect_same(create(key, good));
