@@ -12,6 +12,7 @@
 #include "cli/image_source.h"
 #include "cli/qemu_drivers.h"
 #include "image/resize.h"
+#include "qcow2/luks_area.h"
 
 namespace varve::cli {
 
@@ -103,16 +104,18 @@ Result<void> set_flags(qcow2::Image& image, const Amendment& to) {
   });
 }
 
-Result<void> change_key_slots(qcow2::Image& image, const ImageOptions& options, const AmendRequest& request) {
+Result<void> change_key_slots(const crypto::LuksArea& area, const ImageOptions& options, const AmendRequest& request) {
   const ImageSource source = TRY(find_source(request.path, request.source));
-  if (!source.key_secret) return invalid("Parameter 'encrypt.key-secret' is required for cipher");
+  if (!source.key_secret)
+    return invalid(fmt::format("Parameter '{}key-secret' is required for cipher", encryption_prefix(options.format())));
   const auto passphrase = TRY(request.source.objects.passphrase(*source.key_secret));
-  return amend_key_slots(image, options, request.source.objects, *passphrase,
+  return amend_key_slots(area, options, request.source.objects, *passphrase,
                          request.force ? crypto::KeySlotCare::kForce : crypto::KeySlotCare::kRefuseLoss);
 }
 
 Result<void> amend(const image::OpenImage& opened, const ImageOptions& options, const AmendRequest& request,
                    ImageProgress& progress) {
+  if (opened.luks() != nullptr) return change_key_slots(TRY(opened.luks()->area()), options, request);
   qcow2::Image& image = *opened.qcow2();
   const Amendment to = TRY(read_amendment(options, image.header()));
   const bool new_version = to.version != image.header().version;
@@ -122,7 +125,7 @@ Result<void> amend(const image::OpenImage& opened, const ImageOptions& options, 
     TRY(image.upgrade());
     progress.update(1, parts);
   }
-  if (to.key_slots) TRY(change_key_slots(image, options, request));
+  if (to.key_slots) TRY(change_key_slots(TRY(qcow2::luks_area(image.file(), image.header())), options, request));
   if (new_width) {
     if (to.version < 3 && to.refcount_bits != 16) {
       return invalid("Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or "
@@ -141,10 +144,10 @@ Result<void> amend(const image::OpenImage& opened, const ImageOptions& options, 
 }
 
 ImageExit print_help(Output& output, image::Format format) {
-  if (format != image::Format::kQcow2) {
+  if (format == image::Format::kRaw) {
     return image_failure(output, not_amended_reason(name_of(format)));
   }
-  output.print(amend_help());
+  output.print(amend_help(format));
   return {0};
 }
 
@@ -152,11 +155,12 @@ ImageExit run(Output& output, const AmendRequest& request) {
   if (!parse_cache_mode(request.cache)) return image_failure(output, "Invalid cache option: " + request.cache);
   const Result<image::OpenImage> opened = open_source(request.path, request.source, {.use = image::Use::kWrite});
   if (!opened) return image_failure(output, opened.error());
-  if (opened->qcow2() == nullptr || asks_for_help(*request.options)) return print_help(output, opened->format());
-  ImageOptions options(image::Format::kQcow2, OptionUse::kAmend);
+  if (opened->format() == image::Format::kRaw || asks_for_help(*request.options))
+    return print_help(output, opened->format());
+  ImageOptions options(opened->format(), OptionUse::kAmend);
   if (Result<void> parsed = options.parse(*request.options); !parsed) {
     std::string message = parsed.error().message;
-    if (ImageOptions(image::Format::kQcow2).parse(*request.options))
+    if (ImageOptions(opened->format()).parse(*request.options))
       message += "\nThis option is only supported for image creation";
     return image_failure(output, message);
   }

@@ -154,12 +154,13 @@ ImageExit run(Output& output, const BitmapRequest& request) {
 
   qcow2::Image* image = opened->qcow2();
   if (image == nullptr) {
-    // A raw image has no place for bitmaps: none is found, none can be stored.
+    // Other formats have no place for bitmaps: none is found, none can be stored.
     const BitmapStep& step = request.steps.front();
-    return failed(step,
-                  step.action == BitmapAction::kAdd
-                      ? make_error(ErrorKind::kUnsupported, "Can't store persistent bitmaps to a raw image")
-                      : make_error(ErrorKind::kNotFound, fmt::format("Dirty bitmap '{}' not found", request.bitmap)));
+    return failed(
+        step, step.action == BitmapAction::kAdd
+                  ? make_error(ErrorKind::kUnsupported,
+                               fmt::format("Can't store persistent bitmaps to a {} image", name_of(opened->format())))
+                  : make_error(ErrorKind::kNotFound, fmt::format("Dirty bitmap '{}' not found", request.bitmap)));
   }
   auto bitmaps = image->bitmaps();
   if (!bitmaps) return cannot_open(request.path, bitmaps.error().message, &bitmaps.error());

@@ -92,7 +92,7 @@ void print_human(Output& output, const check::CheckResult& result) {
   if (a.image_end != 0) output.print(fmt::format("Image end offset: {}\n", a.image_end));
 }
 
-void print_json(Output& output, const std::string& path, const check::CheckResult& result) {
+void print_json(Output& output, const std::string& name, const check::CheckResult& result) {
   // QEMU's order is that of its hash table.
   nlohmann::ordered_json json;
   const auto put = [&](const char* key, auto value) {
@@ -109,7 +109,7 @@ void print_json(Output& output, const std::string& path, const check::CheckResul
   put("leaks", tally.leaks);
   put("leaks-fixed", tally.leaks_fixed);
   put("allocated-clusters", a.allocated);
-  json["filename"] = path;
+  json["filename"] = name;
   json["format"] = "qcow2";
   put("fragmented-clusters", a.fragmented);
   output.print(qemu_json(json));
@@ -117,7 +117,7 @@ void print_json(Output& output, const std::string& path, const check::CheckResul
 
 struct OpenCheck {
   std::unique_ptr<FileDevice> file;
-  bool is_qcow2 = false;
+  image::Format format = image::Format::kRaw;
 };
 
 Result<OpenCheck> open_file(const CheckArguments& arguments) {
@@ -125,12 +125,8 @@ Result<OpenCheck> open_file(const CheckArguments& arguments) {
   OpenCheck open;
   open.file =
       TRY(FileDevice::open(arguments.path, writes ? Access::kReadWrite : Access::kReadOnly, LockRequest::none()));
-  if (arguments.format) {
-    open.is_qcow2 = *arguments.format == image::Format::kQcow2;
-  } else {
-    open.is_qcow2 = TRY(image::probe_format(*open.file)) == image::Format::kQcow2;
-  }
-  if (!arguments.share && open.is_qcow2) {
+  open.format = arguments.format ? *arguments.format : TRY(image::probe_format(*open.file));
+  if (!arguments.share && open.format == image::Format::kQcow2) {
     TRY(open.file->relock(writes ? LockRequest::format_writer() : LockRequest::format_reader()));
   }
   return open;
@@ -151,14 +147,18 @@ Result<check::CheckResult> check_once(Output& output, FileDevice& file, const Ch
 
 ImageExit run(Output& output, const CheckArguments& arguments, bool json) {
   const auto cannot_open = [&](const std::string& reason, const Error* error = nullptr) {
-    return image_failure(output, fmt::format("Could not open '{}': {}", arguments.path, reason), error);
+    return image_failure(output, fmt::format("Could not open '{}': {}", arguments.name, reason), error);
   };
   if (arguments.share && arguments.repair != check::Repair::kNone) {
     return cannot_open("force-share=on can only be used with read-only images");
   }
   Result<OpenCheck> open = open_file(arguments);
   if (!open) return cannot_open(qemu_reason(open.error(), arguments.path, "open"), &open.error());
-  if (!open->is_qcow2) {
+  if (open->format == image::Format::kLuks) {  // opened all the same, as QEMU does: its key may be missing
+    const auto opened = open_source(arguments.name, arguments.source, {.use = image::Use::kRead});
+    if (!opened) return image_failure(output, opened.error());
+  }
+  if (open->format != image::Format::kQcow2) {
     output.error("This image format does not support checks");
     return {kExitNotSupported};
   }
@@ -190,7 +190,7 @@ ImageExit run(Output& output, const CheckArguments& arguments, bool json) {
   const check::Tally& tally = result->tally;
   if (tally.error == 0 && !arguments.quiet) {
     if (json) {
-      print_json(output, arguments.path, *result);
+      print_json(output, arguments.name, *result);
     } else {
       print_human(output, *result);
     }

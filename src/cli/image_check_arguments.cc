@@ -6,8 +6,6 @@
 #include <array>
 #include <string_view>
 
-#include "cli/image_source.h"
-
 namespace varve::cli {
 
 ParsedCheck parse_check_arguments(const ImageCall& call) {
@@ -29,7 +27,7 @@ ParsedCheck parse_check_arguments(const ImageCall& call) {
   CheckArguments& arguments = result.arguments;
   std::optional<std::string> format;
   std::string cache = "writeback";
-  SourceArguments source;
+  SourceArguments& source = arguments.source;
   if (const auto ended = take_source_arguments(call, parsed, source)) {
     result.ended = ended;
     return result;
@@ -81,6 +79,7 @@ ParsedCheck parse_check_arguments(const ImageCall& call) {
   }
   const Result<ImageSource> found = find_source(parsed.operands[0], source);
   if (!found) return fail(found.error().message);
+  arguments.name = parsed.operands[0];
   arguments.path = found->path;
   arguments.format = found->format;
   arguments.share = source.share;

@@ -6,11 +6,14 @@
 
 #include "check/tally.h"
 #include "cli/image_arguments.h"
+#include "cli/image_source.h"
 #include "image/format.h"
 
 namespace varve::cli {
 
 struct CheckArguments {
+  std::string name;  // as given
+  SourceArguments source;
   std::string path;
   std::optional<image::Format> format;
   check::Repair repair = check::Repair::kNone;

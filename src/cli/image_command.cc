@@ -31,7 +31,7 @@ constexpr auto kVerbs = std::to_array<std::pair<const char*, Verb>>({
 });
 
 constexpr const char* kHelp =
-    R"(Disk images, raw and qcow2: the commands, options, output and exit codes of qemu-img 7.2.
+    R"(Disk images, raw, qcow2 and LUKS: the commands, options, output and exit codes of qemu-img 7.2.
 
   {0} create [-q] [-f FORMAT] [-b BACKING_FILE -F FORMAT] [-u] [-o OPTIONS] FILE [SIZE]
       makes a new image; -b lets BACKING_FILE show through, -u does so without looking at it
@@ -50,7 +50,8 @@ constexpr const char* kHelp =
       [-b FILE [-F FORMAT]] [-f FORMAT] FILE BITMAP
       makes and changes the persistent dirty bitmaps of a qcow2 image; -b: where --merge finds its BITMAP
   {0} amend [-p] [-q] [-f FORMAT] [-t CACHE] [--force] -o OPTIONS FILE
-      changes the format options of a qcow2 image: compat, refcount_bits, lazy_refcounts, size; `-o help` lists them
+      changes the format options of a qcow2 image: compat, refcount_bits, lazy_refcounts, size; and the key slots of an
+      encrypted one; `-o help` lists them
   {0} commit [-p] [-q] [-f FORMAT] [-t CACHE] [-b BASE] [-d] [-r RATE] FILE
       writes what FILE holds into its backing file, or into BASE further below, and empties FILE; -b, -d keep it
   {0} rebase [-p] [-q] [-f FORMAT] [-t CACHE] [-T CACHE] [-u] -b BACKING_FILE [-F FORMAT] FILE
@@ -69,7 +70,7 @@ constexpr const char* kHelp =
       [-s SIZE] [-S STEP] [-i AIO] [-n] [-t CACHE] [-q] [-U] FILE
       says how long a series of reads or writes takes
 
-  FORMAT    raw or qcow2
+  FORMAT    raw, qcow2 or luks
   OPTIONS   NAME=VALUE,...; `-o help` lists them
   SIZE      bytes, or a number with one of the suffixes k, M, G, T, P, E (powers of 1024)
   RATE      bytes per second, as SIZE

@@ -32,27 +32,9 @@ struct Source {
   image::ConvertSource disk = {};
 };
 
-std::optional<size_t> find_snapshot(std::span<const qcow2::Snapshot> snapshots, const SnapshotSelector& selector) {
-  if (selector.id_or_name) return qcow2::find_by_id_or_name(snapshots, *selector.id_or_name);
-  if (!selector.id && !selector.name) return std::nullopt;
-  for (size_t i = 0; i < snapshots.size(); ++i) {
-    const bool id_fits = !selector.id || *selector.id == snapshots[i].id;
-    const bool name_fits = !selector.name || *selector.name == snapshots[i].name;
-    if (id_fits && name_fits) return i;
-  }
-  return std::nullopt;
-}
-
 Result<void> select_snapshot(Source& source, const SnapshotSelector& selector) {
-  qcow2::Image* image = source.image.qcow2();
-  if (image == nullptr) {
-    return make_error(ErrorKind::kUnsupported,
-                      "Failed to load snapshot: Block format 'raw' used by device '' does not support temporarily "
-                      "loading internal snapshots");
-  }
-  const std::optional<size_t> index = find_snapshot(image->snapshots(), selector);
-  if (!index) return make_error(ErrorKind::kNotFound, "Failed to load snapshot: Can't find snapshot");
-  source.snapshot = TRY(image->open_snapshot(*index));
+  const size_t index = TRY(find_snapshot(source.image, selector));
+  source.snapshot = TRY(source.image.qcow2()->open_snapshot(index));
   source.disk.layers.front() = source.snapshot.get();
   return {};
 }
@@ -107,7 +89,7 @@ Result<ImageOptions> target_options(const ConvertRequest& request, image::Format
     }
   }
   if (!request.compress) return options;
-  if (format == image::Format::kRaw) return cannot_compress();
+  if (format != image::Format::kQcow2) return cannot_compress();
   if (options.flag("encryption") || options.text("encrypt.format"))
     return make_error(ErrorKind::kInvalidArgument, "Compression and encryption not supported at the same time");
   if (options.text("preallocation").value_or("off") != "off")
@@ -119,7 +101,7 @@ Result<ImageOptions> target_options(const ConvertRequest& request, image::Format
 struct NewTarget {
   bool has_backing = false;
   std::shared_ptr<const crypto::SecretBytes> passphrase = nullptr;  // of an encrypted one
-  bool shows_noise = false;  // preallocated, and encrypted: holes of the file are no zeroes of the disk
+  bool shows_noise = false;  // encrypted, with holes of the file for places that are no zeroes of the disk
 };
 
 Result<image::OpenImage> open_target(const ConvertRequest& request, const NewTarget& made) {
@@ -131,7 +113,7 @@ Result<image::OpenImage> open_target(const ConvertRequest& request, const NewTar
     return open_source(request.target, arguments, {.use = image::Use::kWrite, .no_flush = no_flush});
   image::OpenFailure failure;
   Result<image::OpenImage> opened = image::open_image(request.target,
-                                                      {.format = image::Format::kQcow2,
+                                                      {.format = image::format_of_name(*request.target_format),
                                                        .use = image::Use::kWrite,
                                                        .no_flush = no_flush,
                                                        .encryption = {.passphrase = made.passphrase}},
@@ -157,9 +139,9 @@ Result<NewTarget> make_target(Output& output, const ConvertRequest& request, uin
     return created.error();
   }
   NewTarget made{.has_backing = options.text("backing_file").has_value()};
-  if (const auto encryption = TRY(encryption_options(options))) {
-    made.passphrase = TRY(passphrase_of(*encryption, request.source.objects));
-    made.shows_noise = options.text("preallocation").value_or("off") != "off";
+  if (TRY(encryption_options(options))) {
+    made.passphrase = TRY(passphrase_of(options, request.source.objects));
+    made.shows_noise = *format == image::Format::kLuks || options.text("preallocation").value_or("off") != "off";
   }
   return made;
 }

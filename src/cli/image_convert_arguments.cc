@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <string_view>
 
 #include "cli/cache_mode.h"
 #include "cli/image_command.h"
@@ -17,46 +16,11 @@ namespace varve::cli {
 namespace {
 
 constexpr uint64_t kMaxSparseSize = 16u << 20;
-constexpr std::string_view kSelectorPrefix = "snapshot.";
 
 bool is_coroutine_count(const std::string& text) {
   unsigned count = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
   return error == std::errc() && end == text.data() + text.size() && count >= 1 && count <= 16;
-}
-
-// Prints why a selector is none.
-std::optional<SnapshotSelector> parse_selector(Output& output, const std::string& text) {
-  SnapshotSelector selector;
-  if (!text.starts_with(kSelectorPrefix)) {
-    selector.id_or_name = text;
-    return selector;
-  }
-  size_t begin = 0;
-  while (begin <= text.size()) {
-    // The next element; ",," in it is a comma.
-    std::string element;
-    size_t at = begin;
-    for (; at < text.size(); ++at) {
-      if (text[at] == ',' && (at + 1 == text.size() || text[at + 1] != ',')) break;
-      if (text[at] == ',') ++at;
-      element += text[at];
-    }
-    begin = at + 1;
-    const size_t equals = element.find('=');
-    const std::string name = element.substr(0, equals);
-    const std::string value = equals == std::string::npos ? "on" : element.substr(equals + 1);
-    if (name == "snapshot.id") {
-      selector.id = value;
-    } else if (name == "snapshot.name") {
-      selector.name = value;
-    } else {
-      output.error(fmt::format("Invalid parameter '{}'", name));
-      output.error(fmt::format("Failed in parsing snapshot param '{}'", text));
-      return std::nullopt;
-    }
-  }
-  return selector;
 }
 
 class Parser {
@@ -105,7 +69,7 @@ class Parser {
         request_.options = request_.options ? *request_.options + "," + value : value;
         break;
       case 'l':
-        request_.snapshot = parse_selector(output_, value);
+        request_.snapshot = parse_snapshot_selector(output_, value);
         if (!request_.snapshot) return ImageExit{1};
         break;
       case 'S':

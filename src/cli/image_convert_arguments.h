@@ -6,15 +6,9 @@
 #include <vector>
 
 #include "cli/image_source.h"
+#include "cli/snapshot_selector.h"
 
 namespace varve::cli {
-
-// -l: one word that is an id or a name, or snapshot.id=ID,snapshot.name=NAME, where both must fit.
-struct SnapshotSelector {
-  std::optional<std::string> id_or_name;
-  std::optional<std::string> id;
-  std::optional<std::string> name;
-};
 
 struct ConvertRequest {
   std::vector<std::string> sources;

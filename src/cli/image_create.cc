@@ -1,4 +1,4 @@
-// `image create`: qemu-img's, for raw and qcow2.
+// `image create`: qemu-img's.
 #include <fmt/format.h>
 
 #include "cli/image_command.h"

@@ -44,7 +44,10 @@ Json describe_bitmap(const qcow2::Bitmap& bitmap) {
   return json;
 }
 
-Json describe_luks(const crypto::LuksHeader& luks) {
+// A qcow2 image says which of its methods it is.
+enum class Place : uint8_t { kImage, kQcow2 };
+
+Json describe_luks(const crypto::LuksHeader& luks, Place place) {
   Json slots = Json::array();
   for (const crypto::LuksSlot& slot : luks.slots) {
     Json json = Json::object();
@@ -61,7 +64,7 @@ Json describe_luks(const crypto::LuksHeader& luks) {
   json["cipher-alg"] = name_of(cipher.algorithm);
   json["uuid"] = luks.uuid;
   if (cipher.iv_generator == crypto::IvGenerator::kEssiv) json["ivgen-hash-alg"] = name_of(*cipher.iv_hash);
-  json["format"] = "luks";
+  if (place == Place::kQcow2) json["format"] = "luks";
   json["cipher-mode"] = name_of(cipher.mode);
   json["slots"] = std::move(slots);
   json["payload-offset"] = luks.payload_offset;
@@ -71,7 +74,8 @@ Json describe_luks(const crypto::LuksHeader& luks) {
 
 Result<Json> describe_encryption(qcow2::Image& image) {
   if (image.header().crypt_method == qcow2::CryptMethod::kAes) return Json{{"format", "aes"}};
-  return describe_luks(TRY(crypto::read_luks_header(TRY(qcow2::luks_area(image.file(), image.header())))));
+  return describe_luks(TRY(crypto::read_luks_header(TRY(qcow2::luks_area(image.file(), image.header())))),
+                       Place::kQcow2);
 }
 
 Result<Json> describe_format(qcow2::Image& image) {
@@ -131,7 +135,7 @@ void append_value(std::string& text, const std::string& label, const Json& value
 
 }  // namespace
 
-Result<Json> describe_image(const image::OpenImage& image) {
+Result<Json> describe_image(const image::OpenImage& image, const std::string& name) {
   qcow2::Image* qcow2 = image.qcow2();
   const qcow2::Header* header = qcow2 != nullptr ? &qcow2->header() : nullptr;
   Json json = Json::object();
@@ -142,24 +146,27 @@ Result<Json> describe_image(const image::OpenImage& image) {
   }
   if (header != nullptr && header->backing_format) json["backing-filename-format"] = *header->backing_format;
   json["virtual-size"] = TRY(image.device()->size());
-  json["filename"] = image.path();
+  json["filename"] = name;
   if (header != nullptr) json["cluster-size"] = header->cluster_size();
   json["format"] = name_of(image.format());
   json["actual-size"] = TRY(image.file().allocated_bytes());
   if (qcow2 != nullptr) json["format-specific"] = TRY(describe_format(*qcow2));
+  if (const image::LuksImage* luks = image.luks(); luks != nullptr)
+    json["format-specific"] = Json{{"type", "luks"}, {"data", describe_luks(luks->header(), Place::kImage)}};
   if (header != nullptr && header->backing_file) {
     const bool is_file_name = image::protocol_of(*header->backing_file).has_value();
     json["full-backing-filename"] =
         is_file_name ? *header->backing_file : image::resolve_backing_name(image.path(), *header->backing_file);
   }
-  if (header != nullptr && header->crypt_method != qcow2::CryptMethod::kNone) json["encrypted"] = true;
+  const bool encrypted_qcow2 = header != nullptr && header->crypt_method != qcow2::CryptMethod::kNone;
+  if (encrypted_qcow2 || image.luks() != nullptr) json["encrypted"] = true;
   if (header != nullptr && header->backing_file) json["backing-filename"] = *header->backing_file;
   json["dirty-flag"] = header != nullptr && header->is_dirty();
   return json;
 }
 
-Result<std::string> image_text(const image::OpenImage& image) {
-  const Json json = TRY(describe_image(image));
+Result<std::string> image_text(const image::OpenImage& image, const std::string& name) {
+  const Json json = TRY(describe_image(image, name));
   const auto text_of = [&](const char* key) { return json.at(key).get<std::string>(); };
   const auto virtual_size = json.at("virtual-size").get<uint64_t>();
   std::string text = fmt::format("image: {}\nfile format: {}\nvirtual size: {} ({} bytes)\ndisk size: {}\n",
@@ -178,8 +185,8 @@ Result<std::string> image_text(const image::OpenImage& image) {
   if (json.contains("backing-filename-format")) {
     text += fmt::format("backing file format: {}\n", text_of("backing-filename-format"));
   }
-  if (image.qcow2() != nullptr) {
-    text += snapshot_table_text(image.qcow2()->snapshots());
+  if (image.qcow2() != nullptr) text += snapshot_table_text(image.qcow2()->snapshots());
+  if (json.contains("format-specific")) {
     text += "Format specific information:\n";
     append_members(text, json.at("format-specific").at("data"), 1);
   }

@@ -10,10 +10,10 @@
 
 namespace varve::cli {
 
-// `image` is open for Use::kInspect, without its backing files.
-Result<nlohmann::ordered_json> describe_image(const image::OpenImage& image);
+// `image` is open for Use::kInspect, without its backing files; `name` is what it shall be called.
+Result<nlohmann::ordered_json> describe_image(const image::OpenImage& image, const std::string& name);
 
 // The lines that qemu-img prints for the same.
-Result<std::string> image_text(const image::OpenImage& image);
+Result<std::string> image_text(const image::OpenImage& image, const std::string& name);
 
 }  // namespace varve::cli

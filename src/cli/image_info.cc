@@ -83,15 +83,18 @@ ImageExit print_info(Output& output, const InfoRequest& request) {
   std::string text;
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
   for (const image::OpenImage& image : *images) {
+    std::string name = image.path();
+    const auto source = find_source(request.path, request.source);
+    if (&image == images->data() && source && source->key_secret) name = shown_name(*source, image.format());
     if (request.json) {
-      Result<nlohmann::ordered_json> document = describe_image(image);
+      Result<nlohmann::ordered_json> document = describe_image(image, name);
       if (!document) {
         const std::string reason = qemu_reason(document.error(), image.path(), "read");
         return image_failure(output, fmt::format("Could not open '{}': {}", image.path(), reason), &document.error());
       }
       list.push_back(std::move(*document));
     } else {
-      Result<std::string> lines = image_text(image);
+      Result<std::string> lines = image_text(image, name);
       if (!lines) {
         const std::string reason = qemu_reason(lines.error(), image.path(), "read");
         return image_failure(output, fmt::format("Could not open '{}': {}", image.path(), reason), &lines.error());

@@ -11,6 +11,7 @@
 #include "cli/image_source.h"
 #include "cli/qemu_drivers.h"
 #include "cli/qemu_json.h"
+#include "cli/snapshot_selector.h"
 #include "image/measure.h"
 
 namespace varve::cli {
@@ -22,7 +23,7 @@ struct MeasureRequest {
   SourceArguments source;
   std::string target_format = "raw";
   std::optional<std::string> options;   // -o
-  std::optional<std::string> snapshot;  // -l
+  std::optional<SnapshotSelector> snapshot;  // -l
   std::optional<uint64_t> size;
   bool json = false;
 };
@@ -31,10 +32,18 @@ Error invalid(std::string message) {
   return make_error(ErrorKind::kInvalidArgument, std::move(message));
 }
 
+Result<uint64_t> luks_header_bytes(const ImageOptions& options, const ImageObjects& objects) {
+  const std::optional<EncryptionOptions> encryption = TRY(encryption_options(options));
+  TRY(passphrase_of(options, objects));
+  TRY(crypto::check_cipher_spec(encryption->luks->cipher));
+  return crypto::luks_header_area(encryption->luks->cipher);
+}
+
 Result<image::MeasureTarget> find_target(const ImageOptions& options, const ImageObjects& objects) {
   image::MeasureTarget target;
   target.format = options.format();
-  if (target.format == image::Format::kRaw) return target;
+  if (target.format == image::Format::kLuks) target.luks_header_bytes = TRY(luks_header_bytes(options, objects));
+  if (target.format != image::Format::kQcow2) return target;
   target.cluster_size = *options.number("cluster_size");
   target.extended_l2 = options.flag("extended_l2");
   if (!std::has_single_bit(target.cluster_size) || target.cluster_size < 512 || target.cluster_size > 2u << 20)
@@ -60,41 +69,9 @@ Result<image::MeasureTarget> find_target(const ImageOptions& options, const Imag
         "Different refcount widths than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)");
   }
   target.refcount_bits = static_cast<uint32_t>(bits);
-  if (options.text("encrypt.format") == "luks") {  // anything else adds nothing, and is not looked at
-    const std::optional<EncryptionOptions> encryption = TRY(encryption_options(options));
-    TRY(passphrase_of(*encryption, objects));
-    TRY(crypto::check_cipher_spec(encryption->format.cipher));
-    target.luks_header_bytes = crypto::luks_header_area(encryption->format.cipher);
-  }
+  // Anything else adds nothing, and is not looked at.
+  if (options.text("encrypt.format") == "luks") target.luks_header_bytes = TRY(luks_header_bytes(options, objects));
   return target;
-}
-
-// -l NAME, -l snapshot.id=ID,snapshot.name=NAME.
-Result<size_t> find_snapshot(const image::OpenImage& image, const std::string& text) {
-  if (image.qcow2() == nullptr) {
-    return make_error(ErrorKind::kUnsupported,
-                      "Failed to load snapshot: Block format 'raw' used by device '' does not support temporarily "
-                      "loading internal snapshots");
-  }
-  const std::vector<qcow2::Snapshot>& snapshots = image.qcow2()->snapshots();
-  std::optional<size_t> index;
-  if (!text.starts_with("snapshot.")) {
-    index = qcow2::find_by_id_or_name(snapshots, text);
-  } else {
-    std::optional<std::string> id;
-    std::optional<std::string> name;
-    for (const auto& [key, value] : TRY(parse_key_values(text, ""))) {
-      if (key != "snapshot.id" && key != "snapshot.name") {
-        return invalid(fmt::format("Failed in parsing snapshot param '{}'", text))
-            .with_note(fmt::format("Invalid parameter '{}'", key));
-      }
-      (key == "snapshot.id" ? id : name) = value;
-    }
-    for (size_t i = 0; i < snapshots.size() && !index; ++i)
-      if ((!id || *id == snapshots[i].id) && (!name || *name == snapshots[i].name)) index = i;
-  }
-  if (!index) return make_error(ErrorKind::kNotFound, "Failed to load snapshot: Can't find snapshot");
-  return *index;
 }
 
 ImageExit print(Output& output, const image::Measurement& m, bool json) {
@@ -159,7 +136,8 @@ ImageExit image_measure(const ImageCall& call) {
   for (const auto& [id, value] : parsed.options) {
     switch (id) {
       case 'l':
-        request.snapshot = value;
+        request.snapshot = parse_snapshot_selector(call.output, value);
+        if (!request.snapshot) return {1};
         break;
       case 'o':
         if (!is_option_list(value)) return image_failure(call.output, "Invalid option list: " + value);

@@ -35,6 +35,7 @@ struct ImageOptionDescription {
 namespace {
 
 constexpr const char* kExtentSizeHelp = "Extent size hint for the image file, 0 to disable";
+constexpr const char* kFilePreallocationHelp = "Preallocation mode (allowed values: off, falloc, full)";
 constexpr const char* kNocowHelp = "Turn off copy-on-write (valid only on btrfs)";
 
 // In the order in which QEMU prints them.
@@ -75,13 +76,43 @@ constexpr ImageOptionDescription kQcow2Options[] = {
 constexpr ImageOptionDescription kRawOptions[] = {
     {"size", Type::kSize, nullptr, false, "Virtual disk size"},
     {"nocow", Type::kFlag, nullptr, true, kNocowHelp},
-    {"preallocation", Type::kText, nullptr, true, "Preallocation mode (allowed values: off, falloc, full)"},
+    {"preallocation", Type::kText, nullptr, true, kFilePreallocationHelp},
+    {"extent_size_hint", Type::kSize, nullptr, true, kExtentSizeHelp},
+};
+constexpr ImageOptionDescription kLuksOptions[] = {
+    {"size", Type::kSize, nullptr, false, "Virtual disk size"},
+    {"key-secret", Type::kText, nullptr, false, "ID of the secret that provides the keyslot passphrase"},
+    {"cipher-alg", Type::kText, nullptr, false, "Name of encryption cipher algorithm"},
+    {"cipher-mode", Type::kText, nullptr, false, "Name of encryption cipher mode"},
+    {"ivgen-alg", Type::kText, nullptr, false, "Name of IV generator algorithm"},
+    {"ivgen-hash-alg", Type::kText, nullptr, false, "Name of IV generator hash algorithm"},
+    {"hash-alg", Type::kText, nullptr, false, "Name of encryption hash algorithm"},
+    {"iter-time", Type::kNumber, nullptr, false, "Time to spend in PBKDF in milliseconds", UsedBy::kBoth},
+    {"state", Type::kText, nullptr, false, "Select new state of affected keyslots (active/inactive)", UsedBy::kAmend},
+    {"keyslot", Type::kNumber, nullptr, false, "Select a single keyslot to modify explicitly", UsedBy::kAmend},
+    {"old-secret", Type::kText, nullptr, false, "Select all keyslots that match this password", UsedBy::kAmend},
+    {"new-secret", Type::kText, nullptr, false, "New secret to set in the matching keyslots. Empty string to erase",
+     UsedBy::kAmend},
+    {"nocow", Type::kFlag, nullptr, true, kNocowHelp},
+    {"preallocation", Type::kText, nullptr, true, kFilePreallocationHelp},
     {"extent_size_hint", Type::kSize, nullptr, true, kExtentSizeHelp},
 };
 
+// For create, amend, or both.
+std::span<const ImageOptionDescription> all_options_of(image::Format format) {
+  switch (format) {
+    case image::Format::kRaw:
+      return kRawOptions;
+    case image::Format::kQcow2:
+      return kQcow2Options;
+    case image::Format::kLuks:
+      return kLuksOptions;
+  }
+  return {};
+}
+
 std::vector<ImageOptionDescription> options_of(image::Format format, OptionUse use) {
-  const std::span<const ImageOptionDescription> all =
-      format == image::Format::kRaw ? std::span<const ImageOptionDescription>(kRawOptions) : kQcow2Options;
+  const std::span<const ImageOptionDescription> all = all_options_of(format);
   const UsedBy other = use == OptionUse::kAmend ? UsedBy::kCreate : UsedBy::kAmend;
   std::vector<ImageOptionDescription> options;
   for (const ImageOptionDescription& option : all) {
@@ -202,8 +233,9 @@ std::string option_help(image::Format format, bool with_file) {
   return text;
 }
 
-std::string amend_help() {
-  return "Amend options for 'qcow2':\n" + listing(options_of(image::Format::kQcow2, OptionUse::kAmend), false);
+std::string amend_help(image::Format format) {
+  return fmt::format("Amend options for '{}':\n", name_of(format)) +
+         listing(options_of(format, OptionUse::kAmend), false);
 }
 
 bool ImageOptions::knows(const std::string& name) const {

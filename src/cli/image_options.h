@@ -22,7 +22,7 @@ bool asks_for_help(const std::string& list);
 // What `-o help` prints. `with_file`: also what the file system has to offer, as when the target is named.
 std::string option_help(image::Format format, bool with_file);
 
-std::string amend_help();  // the same for `amend`
+std::string amend_help(image::Format format);  // the same for `amend`; not for raw, which has nothing to amend
 
 enum class OptionUse : uint8_t { kCreate, kAmend };
 

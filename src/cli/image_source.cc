@@ -16,7 +16,9 @@
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
 #include "cli/null_device.h"
+#include "cli/qemu_json.h"
 #include "cli/secret_text.h"
+#include "crypto/wrapped_secret.h"
 
 namespace varve::cli {
 
@@ -47,6 +49,9 @@ constexpr std::array kIgnored = {"aio",
                                  "pass-discard-request",
                                  "pass-discard-snapshot",
                                  "force-share"};
+
+constexpr std::array<std::string_view, 7> kSecretProperties = {"qom-type", "id",    "data", "file",
+                                                               "format",   "keyid", "iv"};
 
 Error invalid(std::string message) {
   return make_error(ErrorKind::kInvalidArgument, std::move(message));
@@ -174,6 +179,8 @@ Result<void> apply_options(KeyValues options, ImageSource& source) {
     if (!source.format) return invalid(fmt::format("Unknown driver '{}'", *driver));
   }
   if (is_file) source.format = image::Format::kRaw;
+  const bool may_be_qcow2 = source.format.value_or(image::Format::kQcow2) == image::Format::kQcow2;
+  const bool may_be_luks = source.format.value_or(image::Format::kLuks) == image::Format::kLuks;
   for (const auto& [key, value] : options) {
     const bool of_file = key.starts_with("file.");
     const std::string name = of_file ? key.substr(5) : key;
@@ -182,12 +189,12 @@ Result<void> apply_options(KeyValues options, ImageSource& source) {
       source.path = value;
     } else if (name == "driver" && of_file) {
       protocol = value;
-    } else if (key == "data-file.filename" && source.format != image::Format::kRaw) {
+    } else if (key == "data-file.filename" && may_be_qcow2) {
       source.data_file = value;
     } else if (key == "data-file.driver" && (value == "file" || value == "host_device")) {
-    } else if (key == "encrypt.key-secret" && source.format != image::Format::kRaw) {
+    } else if ((key == "encrypt.key-secret" && may_be_qcow2) || (key == "key-secret" && may_be_luks)) {
       source.key_secret = value;
-    } else if (key == "encrypt.format" && source.format != image::Format::kRaw) {
+    } else if (key == "encrypt.format" && may_be_qcow2) {
       source.encryption_format = value;
     } else if (std::ranges::find(kIgnored, name) == kIgnored.end()) {
       return is_file || of_file ? unknown_to_protocol(is_file ? "file" : protocol, name)
@@ -196,7 +203,7 @@ Result<void> apply_options(KeyValues options, ImageSource& source) {
   }
   if (protocol != "file" && protocol != "host_device") return invalid(fmt::format("Unknown driver '{}'", protocol));
   if (!below.empty()) {
-    if (source.format == image::Format::kRaw) return unknown_to_format("raw", "backing." + below.front().first);
+    if (!may_be_qcow2) return unknown_to_format(name_of(*source.format), "backing." + below.front().first);
     ImageSource next;
     TRY(apply_options(below, next));
     std::vector<ImageSource> deeper = std::move(next.below);
@@ -257,9 +264,7 @@ Result<void> ImageObjects::add(const std::string& text) {
   if (format != "raw" && format != "base64")
     return invalid(fmt::format("Parameter 'format' does not accept value '{}'", format));
   for (const auto& [key, value] : members) {
-    if (key == "keyid" || key == "iv")
-      return make_error(ErrorKind::kUnsupported, "secrets that are encrypted with another secret are not supported");
-    if (key != "qom-type" && key != "id" && key != "data" && key != "file" && key != "format")
+    if (std::ranges::find(kSecretProperties, key) == kSecretProperties.end())
       return invalid(fmt::format("Parameter '{}' is unexpected", key));
   }
   if (!is_identifier(id)) {
@@ -274,22 +279,56 @@ Result<void> ImageObjects::add(const std::string& text) {
   if (has_data && has_file) return invalid("'file' and 'data' are mutually exclusive");
   if (!has_data && !has_file) return invalid("Either 'file' or 'data' must be provided");
   crypto::SecretBytes secret = has_file ? TRY(read_secret(members["file"])) : crypto::SecretBytes(members["data"]);
-  if (format == "base64") secret = TRY(decode_base64(secret.text()));
+  if (members.contains("keyid")) {
+    std::optional<std::string> vector;
+    if (members.contains("iv")) vector = members["iv"];
+    secret = TRY(unwrap(members["keyid"], vector, std::move(secret), format == "base64"));
+  } else if (format == "base64") {
+    secret = TRY(decode_base64(secret.text()));
+  }
   secrets_[id] = std::make_shared<const crypto::SecretBytes>(std::move(secret));
   return {};
 }
 
-Result<std::shared_ptr<const crypto::SecretBytes>> ImageObjects::passphrase(const std::string& id) const {
+Result<std::shared_ptr<const crypto::SecretBytes>> ImageObjects::find(const std::string& id) const {
   const auto found = secrets_.find(id);
-  if (found == secrets_.end()) return make_error(ErrorKind::kNotFound, fmt::format("No secret with id '{}'", id));
-  if (!is_utf8(found->second->text())) return invalid(fmt::format("Data from secret {} is not valid UTF-8", id));
-  return found->second;
+  if (found != secrets_.end()) return found->second;
+  return make_error(ErrorKind::kNotFound, fmt::format("No secret with id '{}'", id));
+}
+
+Result<crypto::SecretBytes> ImageObjects::unwrap(const std::string& key_id, const std::optional<std::string>& vector,
+                                                 crypto::SecretBytes wrapped, bool is_base64) const {
+  const auto key = TRY(find(key_id));
+  if (key->size() != crypto::kWrappingKeyBytes) return invalid("Key should be 32 bytes in length");
+  if (!vector) return invalid("IV is required to decrypt secret");
+  const crypto::SecretBytes iv = TRY(decode_base64(*vector));
+  if (iv.size() != crypto::kWrappingVectorBytes)
+    return invalid(fmt::format("IV should be 16 bytes in length not {}", iv.size()));
+  if (is_base64) wrapped = TRY(decode_base64(wrapped.text()));
+  return crypto::unwrap_secret(key->bytes().first<crypto::kWrappingKeyBytes>(),
+                               iv.bytes().first<crypto::kWrappingVectorBytes>(), std::as_const(wrapped).bytes());
+}
+
+Result<std::shared_ptr<const crypto::SecretBytes>> ImageObjects::passphrase(const std::string& id) const {
+  auto secret = TRY(find(id));
+  if (!is_utf8(secret->text())) return invalid(fmt::format("Data from secret {} is not valid UTF-8", id));
+  return secret;
+}
+
+std::string shown_name(const ImageSource& source, image::Format format) {
+  if (!source.key_secret) return source.path;
+  const std::string file = fmt::format(R"("driver": "{}", "file": {{"driver": "file", "filename": {}}})",
+                                       name_of(format), qemu_json_string(source.path));
+  const std::string secret = qemu_json_string(*source.key_secret);
+  if (format == image::Format::kLuks) return fmt::format(R"(json:{{{}, "key-secret": {}}})", file, secret);
+  return fmt::format(R"(json:{{"encrypt.key-secret": {}, {}}})", secret, file);
 }
 
 Result<void> apply_encryption(const ImageSource& source, const ImageObjects& objects, image::OpenOptions& options) {
   const auto encryption_of = [&](const ImageSource& s) -> Result<image::Encryption> {
     image::Encryption encryption{.format = s.encryption_format, .passphrase = nullptr};
-    if (s.key_secret) encryption.passphrase = TRY(objects.passphrase(*s.key_secret));
+    if (s.key_secret && options.use != image::Use::kInspect)
+      encryption.passphrase = TRY(objects.passphrase(*s.key_secret));
     return encryption;
   };
   options.encryption = TRY(encryption_of(source));

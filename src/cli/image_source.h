@@ -24,7 +24,7 @@ struct ImageSource {
   std::string path;
   std::optional<image::Format> format;
   std::optional<std::string> data_file;          // data-file.filename
-  std::optional<std::string> key_secret;         // encrypt.key-secret: the id of an object
+  std::optional<std::string> key_secret;         // encrypt.key-secret, or key-secret of luks: the id of an object
   std::optional<std::string> encryption_format;  // encrypt.format
   std::optional<uint64_t> null_size;             // driver=null-co: no path, but a disk of zeroes of so many bytes
   std::vector<ImageSource> below;                // backing.…, backing.backing.…; a path may be missing there
@@ -33,12 +33,17 @@ struct ImageSource {
 // --object: secrets by their id.
 class ImageObjects {
  public:
-  // "secret,id=ID,data=…" or "secret,id=ID,file=PATH", both with format=raw|base64; or the same as a JSON object.
+  // "secret,id=ID,data=…" or "secret,id=ID,file=PATH", both with format=raw|base64 and perhaps encrypted:
+  // keyid=ID,iv=BASE64, with the secret of that id, which was added before; or the same as a JSON object.
   Result<void> add(const std::string& text);
   // The secret as a passphrase: kNotFound where there is none of this id, kInvalidArgument where it is no text.
   Result<std::shared_ptr<const crypto::SecretBytes>> passphrase(const std::string& id) const;
 
  private:
+  Result<std::shared_ptr<const crypto::SecretBytes>> find(const std::string& id) const;  // kNotFound
+  Result<crypto::SecretBytes> unwrap(const std::string& key_id, const std::optional<std::string>& vector,
+                                     crypto::SecretBytes wrapped, bool is_base64) const;
+
   std::map<std::string, std::shared_ptr<const crypto::SecretBytes>> secrets_;
 };
 
@@ -56,7 +61,12 @@ struct SourceArguments {
 std::optional<ImageExit> take_source_arguments(const ImageCall& call, ParsedImageArguments& parsed,
                                                SourceArguments& source);
 
-// What the source says of encryption, its own and that of what is below it, with the passphrases.
+// How QEMU calls the image once it is open in this format: its path, or a json: name where that alone would not open
+// it.
+std::string shown_name(const ImageSource& source, image::Format format);
+
+// What the source says of encryption, its own and that of what is below it; with the passphrases, unless only metadata
+// is to be looked at (options.use).
 Result<void> apply_encryption(const ImageSource& source, const ImageObjects& objects, image::OpenOptions& options);
 
 // The messages are the whole reason: "Could not open 'a': Unknown driver 'b'".

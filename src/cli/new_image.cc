@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
+
 #include "cli/image_encryption.h"
 #include "image/create.h"
 
@@ -21,6 +24,14 @@ Result<void> create(Output& output, const std::string& path, const ImageOptions&
   if (options.format() == image::Format::kRaw) {
     TRY(check_raw_options(options));
     return image::create_raw(path, *options.number("size"), file_options);
+  }
+  if (options.format() == image::Format::kLuks) {
+    const auto is_known = [&](const char* name) { return preallocation == name; };
+    if (std::ranges::none_of(std::array{"off", "metadata", "falloc", "full"}, is_known))
+      return make_error(ErrorKind::kInvalidArgument, fmt::format("invalid parameter value: {}", preallocation));
+    const std::optional<EncryptionOptions> encryption = TRY(encryption_options(options));
+    const auto passphrase = TRY(passphrase_of(options, objects));
+    return image::create_luks(path, *options.number("size"), *encryption->luks, *passphrase, file_options);
   }
   qcow2::CreateOptions image = TRY(qcow2_create_options(options));
   TRY(add_encryption(options, objects, image));

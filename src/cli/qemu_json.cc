@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
-#include <string_view>
 
 namespace varve::cli {
 
@@ -115,6 +114,12 @@ std::string qemu_json(const nlohmann::ordered_json& value) {
   std::string out;
   append(out, value, 0);
   return out + "\n";
+}
+
+std::string qemu_json_string(std::string_view text) {
+  std::string out;
+  append_string(out, text);
+  return out;
 }
 
 }  // namespace varve::cli

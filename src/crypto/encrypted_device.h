@@ -1,5 +1,6 @@
 // A device whose bytes are encrypted in the device below it, sector by sector at the same place: what a qcow2 image's
-// data clusters are read and written through. The sector's number is its offset in the device below divided by 512.
+// data clusters are read and written through. The sector's number is its offset in the device below divided by 512,
+// or, where the format counts from elsewhere, what the caller of read_numbered() and its like says.
 //
 // As BlockDevice says, but:
 //  - Bytes behind the end read as what zeroes decrypt to, as QEMU shows a data cluster that lies there. So the whole
@@ -23,9 +24,21 @@ class EncryptedDevice final : public BlockDevice {
   EncryptedDevice(std::shared_ptr<BlockDevice> inner, std::unique_ptr<SectorCipher> cipher)
       : inner_(std::move(inner)), cipher_(std::move(cipher)) {}
 
-  Result<void> read_at(uint64_t offset, std::span<std::byte> buffer) override;
-  Result<void> write_at(uint64_t offset, std::span<const std::byte> data) override;
-  Result<void> write_zeroes(uint64_t offset, uint64_t length, ZeroMode mode) override;  // writes encrypted zeroes
+  // The byte at `offset` of the device below is byte `counted` of what the sectors are numbered by; the two are equal
+  // modulo 512.
+  Result<void> read_numbered(uint64_t offset, uint64_t counted, std::span<std::byte> buffer);
+  Result<void> write_numbered(uint64_t offset, uint64_t counted, std::span<const std::byte> data);
+  Result<void> write_zeroes_numbered(uint64_t offset, uint64_t counted, uint64_t length);
+
+  Result<void> read_at(uint64_t offset, std::span<std::byte> buffer) override {
+    return read_numbered(offset, offset, buffer);
+  }
+  Result<void> write_at(uint64_t offset, std::span<const std::byte> data) override {
+    return write_numbered(offset, offset, data);
+  }
+  Result<void> write_zeroes(uint64_t offset, uint64_t length, ZeroMode /*mode*/) override {  // encrypted zeroes
+    return write_zeroes_numbered(offset, offset, length);
+  }
   Result<void> discard(uint64_t offset, uint64_t length) override { return inner_->discard(offset, length); }
   Result<void> flush() override { return inner_->flush(); }
   void start_write_back(uint64_t offset, uint64_t length) override { inner_->start_write_back(offset, length); }
@@ -36,11 +49,12 @@ class EncryptedDevice final : public BlockDevice {
   const std::string& name() const override { return inner_->name(); }
 
  private:
-  Result<void> read_sectors(uint64_t offset, std::span<std::byte> buffer);
+  // `shift` is what has to be added to an offset, modulo 2^64, to get what sectors are numbered by.
+  Result<void> read_sectors(uint64_t offset, uint64_t shift, std::span<std::byte> buffer);
   // `fill(buffer, at)` fills whole sectors with what shall be at offset `at`, encrypted.
   Result<void> write_sectors(uint64_t offset, uint64_t length,
                              const std::function<Result<void>(std::span<std::byte>, uint64_t)>& fill);
-  Result<void> change_sector(uint64_t offset, std::span<const std::byte> data);
+  Result<void> change_sector(uint64_t offset, uint64_t shift, std::span<const std::byte> data);
 
   std::shared_ptr<BlockDevice> inner_;
   std::unique_ptr<SectorCipher> cipher_;

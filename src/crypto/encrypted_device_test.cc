@@ -105,6 +105,38 @@ TEST(EncryptedDevice, AWriteAtTheEndGrowsTheDevice) {
   EXPECT_EQ(got, data);
 }
 
+// What a disk shows does not depend on where it lies, if its sectors are numbered from its beginning.
+TEST(EncryptedDevice, SectorsMayBeNumberedFromElsewhere) {
+  for (const CipherMode mode : {CipherMode::kXts, CipherMode::kCbc}) {
+    const Disk there = make_disk(64 * 1024, mode);
+    const Disk moved = make_disk(64 * 1024, mode);
+    constexpr uint64_t kAway = 24 * 512;  // there, the disk begins here
+    std::mt19937_64 random(3);
+    for (int step = 0; step < 300; ++step) {
+      const uint64_t offset = random() % 30000;
+      Bytes data(random() % 3000);
+      for (auto& b : data) b = static_cast<std::byte>(random());
+      if (step % 3 == 0) {
+        ASSERT_TRUE(moved.device->write_zeroes(offset, data.size(), ZeroMode::kMayUnmap));
+        ASSERT_TRUE(there.device->write_zeroes_numbered(kAway + offset, offset, data.size()));
+      } else {
+        ASSERT_TRUE(moved.device->write_at(offset, data));
+        ASSERT_TRUE(there.device->write_numbered(kAway + offset, offset, data));
+      }
+      const uint64_t from = random() % 30000;
+      Bytes one(random() % 3000);
+      Bytes other(one.size());
+      ASSERT_TRUE(moved.device->read_at(from, one));
+      ASSERT_TRUE(there.device->read_numbered(kAway + from, from, other));
+      ASSERT_EQ(one, other) << "step " << step;
+    }
+    // Before the disk nothing has changed.
+    Bytes raw(kAway);
+    ASSERT_TRUE(there.inner->read_at(0, raw));
+    EXPECT_TRUE(std::ranges::all_of(raw, [](std::byte b) { return b == std::byte{0}; }));
+  }
+}
+
 TEST(EncryptedDevice, NothingIsKnownToBeZero) {
   const Disk disk = make_disk(4096);
   EXPECT_EQ(*disk.device->extents(0, 10000), (std::vector<Extent>{{0, 4096, ExtentKind::kData}}));

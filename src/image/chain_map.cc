@@ -27,10 +27,13 @@ Result<bool> looks_preallocated(qcow2::Image& image) {
 
 Result<ChainMap> ChainMap::open(const OpenImage& image) {
   ChainMap map;
-  for (const std::shared_ptr<BlockDevice>& device : image.devices()) {
-    auto* qcow2 = dynamic_cast<qcow2::Image*>(device.get());
+  for (size_t i = 0; i < image.devices().size(); ++i) {
+    BlockDevice* device = image.devices()[i].get();
+    auto* qcow2 = dynamic_cast<qcow2::Image*>(device);
     const bool holes_tell = qcow2 != nullptr && TRY(looks_preallocated(*qcow2));
-    map.layers_.push_back({device.get(), qcow2, TRY(device->size()), holes_tell});
+    const bool has_places = image.layers()[i].format == Format::kRaw ||
+                            (qcow2 != nullptr && qcow2->header().crypt_method == qcow2::CryptMethod::kNone);
+    map.layers_.push_back({device, qcow2, has_places, TRY(device->size()), holes_tell});
   }
   map.size_ = map.layers_.front().size;
   return map;
@@ -70,14 +73,14 @@ Result<void> ChainMap::append(size_t depth, uint64_t offset, uint64_t length, st
   if (layer.qcow2 == nullptr) {
     for (const Extent& e : TRY(layer.device->extents(offset, length))) {
       const bool zero = e.kind == ExtentKind::kZero;
-      result.push_back({e.offset, e.length, at, true, zero, !zero, false, e.offset});
+      result.push_back({e.offset, e.length, at, true, zero, !zero, false,
+                        layer.has_places ? std::optional(e.offset) : std::nullopt});
     }
     return {};
   }
-  const bool encrypted = layer.qcow2->header().crypt_method != qcow2::CryptMethod::kNone;
   for (const qcow2::PlacedExtent& e : TRY(layer.qcow2->placed_extents(offset, length))) {
     ChainExtent extent{e.offset, e.length, at, true, false, false, e.compressed, e.host_offset};
-    if (encrypted) extent.host_offset.reset();  // what lies there is not what the guest sees
+    if (!layer.has_places) extent.host_offset.reset();  // what lies there is not what the guest sees
     switch (e.kind) {
       case ExtentKind::kData:
         extent.data = true;

@@ -35,7 +35,8 @@ class ChainMap {
  private:
   struct Layer {
     BlockDevice* device;
-    qcow2::Image* qcow2;  // null for raw
+    qcow2::Image* qcow2;  // null for other formats
+    bool has_places;      // what a guest sees lies in the file as it is
     uint64_t size;
     // The file holds much less than its clusters: tables were preallocated, and its holes tell what is data.
     bool holes_tell;

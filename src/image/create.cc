@@ -71,19 +71,24 @@ Result<void> create_file(const std::string& path, LockRequest lock, const FileOp
   return filled;
 }
 
+// A file gets this size; a device has to have it.
+Result<void> make_room(FileDevice& file, uint64_t size) {
+  if (!file.is_block_device()) return file.resize(size);
+  if (TRY(file.size()) >= size) return {};
+  Error error = make_error(ErrorKind::kNoSpace, file.name() + ": the device is smaller than the image");
+  error.sys_errno = ENOSPC;
+  return error;
+}
+
 Result<void> fill_raw(FileDevice& file, uint64_t size, NewSpace space) {
   if (!file.is_block_device()) {
-    TRY(file.resize(align_up(size, kSectorSize)));
+    TRY(make_room(file, align_up(size, kSectorSize)));
     TRY(fill_holes(file, 0, align_up(size, kSectorSize), space));
     // As QEMU does: where nothing at all is allocated, O_DIRECT readers can't find out what alignment they need.
     const std::array<std::byte, 4096> zeroes{};
     return file.write_at(0, std::span(zeroes).first(std::min<uint64_t>(zeroes.size(), align_up(size, kSectorSize))));
   }
-  const uint64_t available = TRY(file.size());
-  if (available >= size) return {};
-  Error error = make_error(ErrorKind::kNoSpace, file.name() + ": the device is smaller than the image");
-  error.sys_errno = ENOSPC;
-  return error;
+  return make_room(file, size);
 }
 
 }  // namespace
@@ -91,6 +96,23 @@ Result<void> fill_raw(FileDevice& file, uint64_t size, NewSpace space) {
 Result<void> create_raw(const std::string& name, uint64_t size, const FileOptions& file_options) {
   return create_file(path_of(name), LockRequest::raw_writer(), file_options,
                      [&](FileDevice& file) { return fill_raw(file, size, file_options.space); });
+}
+
+Result<void> create_luks(const std::string& name, uint64_t size, const crypto::LuksFormat& format,
+                         const crypto::SecretBytes& passphrase, const FileOptions& file_options) {
+  const auto end = checked_add(crypto::luks_header_area(format.cipher), size);
+  if (!end || *end > INT64_MAX) return make_error(ErrorKind::kInvalidArgument, "The requested file size is too large");
+  const std::vector<std::byte> header = TRY(crypto::make_luks_header(format, passphrase));
+  return create_file(path_of(name), LockRequest::raw_writer(), file_options, [&](FileDevice& file) -> Result<void> {
+    TRY(make_room(file, *end));
+    if (!file.is_block_device()) TRY(fill_holes(file, 0, *end, file_options.space));
+    // The header comes last: what is interrupted before is no LUKS image to anybody.
+    const auto key_material = std::span(header).subspan(crypto::kLuksKeyAreaOffset);
+    TRY(file.write_at(crypto::kLuksKeyAreaOffset, key_material));
+    TRY(file.flush());  // the key material | the header that says it is there
+    TRY(file.write_at(0, std::span(header).first(crypto::kLuksKeyAreaOffset)));
+    return file.flush();
+  });
 }
 
 Result<void> create_qcow2(const std::string& name, const qcow2::CreateOptions& options,

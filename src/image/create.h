@@ -1,4 +1,4 @@
-// New images, raw or qcow2, as files.
+// New images as files.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +25,9 @@ struct FileOptions {
 // can't be finished is removed again.
 Result<void> create_raw(const std::string& path, uint64_t size,  // size: bytes, rounded up to whole sectors
                         const FileOptions& file_options = {});
+// LUKS, with `passphrase` in its first key slot. The disk reads as noise until it is written to. kMetadata: kSparse.
+Result<void> create_luks(const std::string& name, uint64_t size, const crypto::LuksFormat& format,
+                         const crypto::SecretBytes& passphrase, const FileOptions& file_options = {});
 // With options.data_file, that file is made, too, or overwritten; then it is the one that takes the space.
 Result<void> create_qcow2(const std::string& path, const qcow2::CreateOptions& options,
                           const FileOptions& file_options = {});

@@ -11,6 +11,8 @@ namespace varve::image {
 namespace {
 
 constexpr std::string_view kQcowMagic{"QFI\xfb", 4};
+// With the version. To QEMU, LUKS version 2 is what a guest has in its raw disk.
+constexpr std::string_view kLuksMagic{"LUKS\xba\xbe\0\1", 8};
 
 // Formats that QEMU 7.2 recognises by what stands at a fixed place, and that are not ours.
 struct ForeignMagic {
@@ -24,7 +26,6 @@ constexpr std::array kForeign = {
     ForeignMagic{0, "vhdxfile", "VHDX"},
     ForeignMagic{0, "conectix", "VHD (vpc)"},
     ForeignMagic{0, std::string_view("QED\0", 4), "QED"},
-    ForeignMagic{0, std::string_view("LUKS\xba\xbe", 6), "LUKS"},
     ForeignMagic{0, "WithoutFreeSpace", "Parallels"},
     ForeignMagic{0, "WithouFreSpacExt", "Parallels"},
     ForeignMagic{0, "Bochs Virtual HD Image", "Bochs"},
@@ -41,12 +42,21 @@ Result<std::string> first_bytes(BlockDevice& file, size_t count) {
 }  // namespace
 
 const char* name_of(Format format) {
-  return format == Format::kRaw ? "raw" : "qcow2";
+  switch (format) {
+    case Format::kRaw:
+      return "raw";
+    case Format::kQcow2:
+      return "qcow2";
+    case Format::kLuks:
+      return "luks";
+  }
+  return "raw";
 }
 
 std::optional<Format> format_of_name(std::string_view name) {
   if (name == "raw") return Format::kRaw;
   if (name == "qcow2") return Format::kQcow2;
+  if (name == "luks") return Format::kLuks;
   return std::nullopt;
 }
 
@@ -60,6 +70,7 @@ Result<bool> looks_like_qcow2(BlockDevice& file) {
 Result<Format> probe_format(BlockDevice& file) {
   if (TRY(looks_like_qcow2(file))) return Format::kQcow2;
   const std::string head = TRY(first_bytes(file, 512));
+  if (head.starts_with(kLuksMagic)) return Format::kLuks;
   const char* foreign = head.starts_with(kQcowMagic) ? "qcow (version 1)" : nullptr;
   for (const ForeignMagic& magic : kForeign) {
     if (head.size() >= magic.offset + magic.bytes.size() &&

@@ -12,14 +12,14 @@
 
 namespace varve::image {
 
-enum class Format : uint8_t { kRaw, kQcow2 };
+enum class Format : uint8_t { kRaw, kQcow2, kLuks };
 
-// "raw", "qcow2", as QEMU and libvirt write them.
+// "raw", "qcow2", "luks", as QEMU and libvirt write them.
 const char* name_of(Format format);
 std::optional<Format> format_of_name(std::string_view name);
 
-// What the first bytes look like: qcow2, else raw. kUnsupported for a disk format that QEMU would recognise and Varve
-// does not read: it must not pass for a raw disk.
+// What the first bytes look like: qcow2, LUKS version 1, else raw. kUnsupported for a disk format that QEMU would
+// recognise and Varve does not read: it must not pass for a raw disk.
 Result<Format> probe_format(BlockDevice& file);
 
 // Whether the file begins as a qcow2 image does.

@@ -19,6 +19,11 @@ TEST(ProbeFormat, KnowsQcow2ByMagicAndVersion) {
   EXPECT_EQ(*probe(std::string_view("QFI\xfb\0\0\0\x63", 8)), Format::kQcow2);  // too new: opening it says so
 }
 
+TEST(ProbeFormat, KnowsLuksOfVersion1) {
+  EXPECT_EQ(*probe(std::string_view("LUKS\xba\xbe\0\1", 8)), Format::kLuks);
+  EXPECT_EQ(*probe(std::string_view("LUKS\xba\xbe\0\2", 8)), Format::kRaw);  // as with QEMU
+}
+
 TEST(ProbeFormat, TakesEverythingElseForRaw) {
   EXPECT_EQ(*probe(""), Format::kRaw);
   EXPECT_EQ(*probe("QFI"), Format::kRaw);
@@ -27,8 +32,8 @@ TEST(ProbeFormat, TakesEverythingElseForRaw) {
 
 TEST(ProbeFormat, DoesNotTakeForeignFormatsForRaw) {
   for (const std::string_view magic :
-       {std::string_view("KDMV"), std::string_view("vhdxfile"), std::string_view("QED\0", 4),
-        std::string_view("LUKS\xba\xbe"), std::string_view("conectix"), std::string_view("QFI\xfb\0\0\0\x01", 8)}) {
+       {std::string_view("KDMV"), std::string_view("vhdxfile"), std::string_view("QED\0", 4), std::string_view("COWD"),
+        std::string_view("conectix"), std::string_view("QFI\xfb\0\0\0\x01", 8)}) {
     const Result<Format> format = probe(magic);
     ASSERT_FALSE(format) << magic;
     EXPECT_EQ(format.error().kind, ErrorKind::kUnsupported);
@@ -39,6 +44,8 @@ TEST(ProbeFormat, DoesNotTakeForeignFormatsForRaw) {
 TEST(FormatNames, AreThoseOfQemu) {
   EXPECT_EQ(format_of_name("raw"), Format::kRaw);
   EXPECT_EQ(format_of_name("qcow2"), Format::kQcow2);
+  EXPECT_EQ(format_of_name("luks"), Format::kLuks);
+  EXPECT_STREQ(name_of(Format::kLuks), "luks");
   EXPECT_EQ(format_of_name("qcow"), std::nullopt);
   EXPECT_EQ(format_of_name(""), std::nullopt);
   EXPECT_STREQ(name_of(Format::kQcow2), "qcow2");

@@ -97,6 +97,10 @@ Result<uint64_t> bitmap_bytes(const OpenImage& image, const MeasureTarget& targe
 }  // namespace
 
 Result<Measurement> measure_size(uint64_t size, const MeasureTarget& target) {
+  if (target.format == Format::kLuks) {  // no holes
+    const uint64_t whole = target.luks_header_bytes + size;
+    return Measurement{whole, whole, std::nullopt};
+  }
   if (target.format == Format::kRaw) {
     const uint64_t whole = align_up(size, kSectorSize);
     return Measurement{whole, whole, std::nullopt};
@@ -110,7 +114,7 @@ Result<Measurement> measure_size(uint64_t size, const MeasureTarget& target) {
 Result<Measurement> measure_image(const OpenImage& image, std::optional<size_t> snapshot, const MeasureTarget& target) {
   const uint64_t size = TRY(image.device()->size());
   Measurement result = TRY(measure_size(size, target));
-  if (target.format == Format::kRaw) return result;
+  if (target.format != Format::kQcow2) return result;
   if (target.has_backing) {
     result.required = result.fully_allocated;  // nobody knows how much of it the backing file will hold
   } else if (!target.preallocates_data) {

@@ -17,7 +17,7 @@ struct MeasureTarget {
   bool extended_l2 = false;
   bool has_backing = false;
   bool preallocates_data = false;  // falloc, full
-  uint64_t luks_header_bytes = 0;
+  uint64_t luks_header_bytes = 0;  // of the format luks, too
 };
 
 struct Measurement {

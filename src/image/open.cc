@@ -15,18 +15,20 @@ namespace {
 
 LockRequest lock_for(size_t layer, Format format, const OpenOptions& options) {
   if (options.share_with_writers) return LockRequest::none();
+  // Raw images have no metadata that a writer could change under us. QEMU takes the key slots of LUKS images for none
+  // either: who changes them locks others out meanwhile.
+  const bool is_plain = format != Format::kQcow2;
   if (layer > 0 && options.writable_layer == layer)
-    return format == Format::kRaw ? LockRequest::raw_writer() : LockRequest::format_writer();
+    return is_plain ? LockRequest::raw_writer() : LockRequest::format_writer();
   if (layer > 0) return LockRequest::backing_reader();
   switch (options.use) {
     case Use::kInspect:
-      // A raw image has no metadata that a writer could change under us.
-      return format == Format::kRaw ? LockRequest::none() : LockRequest::inspector();
+      return is_plain ? LockRequest::none() : LockRequest::inspector();
     case Use::kRead:
-      return format == Format::kRaw ? LockRequest::raw_reader() : LockRequest::format_reader();
+      return is_plain ? LockRequest::raw_reader() : LockRequest::format_reader();
     case Use::kWrite:
     case Use::kWriteMetadata:
-      return format == Format::kRaw ? LockRequest::raw_writer() : LockRequest::format_writer();
+      return is_plain ? LockRequest::raw_writer() : LockRequest::format_writer();
   }
   return LockRequest::format_writer();
 }
@@ -61,7 +63,8 @@ Result<std::string> data_file_path(const std::string& image_path, const qcow2::H
 struct OpenLayer {
   Layer layer;
   std::shared_ptr<FileDevice> file;
-  std::shared_ptr<qcow2::Image> qcow2;  // null for raw
+  std::shared_ptr<qcow2::Image> qcow2;  // null for other formats
+  std::shared_ptr<LuksImage> luks;      // null for other formats
   std::shared_ptr<BlockDevice> device;
   bool probed = false;
 };
@@ -76,14 +79,25 @@ Result<std::shared_ptr<qcow2::Image>> open_qcow2(const std::shared_ptr<FileDevic
   qcow2::OpenOptions options{.writable = writable};
   if (header.crypt_method == qcow2::CryptMethod::kNone) {
     options.data = data_file;
-  } else if (needs_data && header.crypt_method == qcow2::CryptMethod::kLuks && encryption.passphrase) {
+  } else if (needs_data && encryption.passphrase) {
     // Without the key there is no data device: what the file holds is not what the guest sees, and nothing is to be
     // written there in plain.
-    options.data = TRY(open_encrypted(*file, header, *encryption.passphrase, data_file ? data_file : file));
+    options.encrypted = TRY(open_encrypted(*file, header, *encryption.passphrase, data_file ? data_file : file));
   }
   std::shared_ptr<qcow2::Image> image = TRY(qcow2::Image::open(file, std::move(options)));
   if (needs_data && header.crypt_method != qcow2::CryptMethod::kNone) TRY(image->check_readable());
   return image;
+}
+
+Result<std::shared_ptr<LuksImage>> open_luks(const std::shared_ptr<FileDevice>& file, Use use,
+                                             const Encryption& encryption) {
+  const bool needs_data = use != Use::kInspect;
+  if (needs_data && !encryption.passphrase)
+    return make_error(ErrorKind::kPermission, "Parameter 'key-secret' is required for cipher")
+        .with_note(fmt::format("the image is encrypted; --object secret,id=ID,file=PATH and "
+                               "--image-opts driver=luks,key-secret=ID,file.filename={} open it",
+                               file->name()));
+  return LuksImage::open(file, needs_data ? encryption.passphrase.get() : nullptr);
 }
 
 // `opening` is the file that was being opened when an error comes.
@@ -102,13 +116,24 @@ Result<OpenLayer> open_layer(size_t index, const std::string& path, std::optiona
   if (no_flush) result.file->ignore_flushes();
   result.layer = {path, format ? *format : TRY(probe_format(*result.file)), TRY(id_of(*result.file))};
   TRY(result.file->relock(lock_for(index, result.layer.format, options)));
-  if (result.layer.format == Format::kRaw) {
-    if (index == 0 && options.data_file) {
-      return make_error(ErrorKind::kInvalidArgument,
-                        "Block format 'raw' does not support the option 'data-file.filename'");
-    }
-    result.device = std::make_shared<RawImage>(result.file);
-    return result;
+  const Encryption none;
+  const Encryption& below = index <= options.below.size() && index != 0 ? options.below[index - 1].encryption : none;
+  const Encryption& encryption = index == 0 ? options.encryption : below;
+  if (result.layer.format != Format::kQcow2 && index == 0 && options.data_file) {
+    return make_error(ErrorKind::kInvalidArgument,
+                      fmt::format("Block format '{}' does not support the option 'data-file.filename'",
+                                  name_of(result.layer.format)));
+  }
+  switch (result.layer.format) {
+    case Format::kRaw:
+      result.device = std::make_shared<RawImage>(result.file);
+      return result;
+    case Format::kLuks:
+      result.luks = TRY(open_luks(result.file, options.use, encryption));
+      result.device = result.luks;
+      return result;
+    case Format::kQcow2:
+      break;
   }
   if (!TRY(looks_like_qcow2(*result.file))) {
     Error error = make_error(ErrorKind::kCorrupt, fmt::format("'{}' is not a qcow2 image", path));
@@ -131,10 +156,7 @@ Result<OpenLayer> open_layer(size_t index, const std::string& path, std::optiona
       opening = path;
     }
   }
-  const Encryption none;
-  const Encryption& below = index <= options.below.size() && index != 0 ? options.below[index - 1].encryption : none;
-  result.qcow2 =
-      TRY(open_qcow2(result.file, std::move(data), writable, options.use, index == 0 ? options.encryption : below));
+  result.qcow2 = TRY(open_qcow2(result.file, std::move(data), writable, options.use, encryption));
   result.device = result.qcow2;
   return result;
 }
@@ -153,8 +175,9 @@ Result<Layer> declared_backing(const std::string& overlay_path, const qcow2::Hea
     // Guessing it would let a guest decide: whoever writes a qcow2 header into a raw disk could name any file.
     return make_error(ErrorKind::kRefused,
                       fmt::format("'{}' does not say which format its backing file '{}' has", overlay_path, name))
-        .with_note(fmt::format("`qemu-img rebase -u -F FORMAT -b '{}' '{}'` records it, FORMAT being raw or qcow2",
-                               name, overlay_path));
+        .with_note(
+            fmt::format("`qemu-img rebase -u -F FORMAT -b '{}' '{}'` records it, FORMAT being raw, qcow2 or luks", name,
+                        overlay_path));
   }
   const std::optional<Format> format = format_of_name(*header.backing_format);
   if (!format) {
@@ -199,6 +222,7 @@ Result<OpenImage> open_image(const std::string& path, const OpenOptions& options
     image.devices_.push_back(opened->device);
     if (image.layers_.size() == 1) {
       image.qcow2_ = opened->qcow2;
+      image.luks_ = opened->luks;
       image.file_ = opened->file;
       image.was_probed_ = opened->probed;
     }
@@ -219,7 +243,7 @@ Result<OpenImage> open_image(const std::string& path, const OpenOptions& options
       if (next_format) continue;
       return fail(
           make_error(ErrorKind::kRefused, fmt::format("the format of the backing file '{}' is not given", next_path))
-              .with_note("backing.driver=FORMAT gives it, FORMAT being raw or qcow2"));
+              .with_note("backing.driver=FORMAT gives it, FORMAT being raw, qcow2 or luks"));
     }
     const std::string overlay_path = next_path;
     next_path = *above->header().backing_file;

@@ -15,6 +15,7 @@
 
 #include "image/encryption.h"
 #include "image/format.h"
+#include "image/luks_image.h"
 #include "io/file_device.h"
 #include "qcow2/image.h"
 
@@ -86,7 +87,8 @@ class OpenImage {
   const std::shared_ptr<BlockDevice>& device() const { return devices_.front(); }
   // The layers one by one, top first; extents() of each tells what it holds itself.
   const std::vector<std::shared_ptr<BlockDevice>>& devices() const { return devices_; }
-  qcow2::Image* qcow2() const { return qcow2_.get(); }  // the top layer; null for raw
+  qcow2::Image* qcow2() const { return qcow2_.get(); }  // the top layer; null for other formats
+  LuksImage* luks() const { return luks_.get(); }       // the top layer; null for other formats
   FileDevice& file() const { return *file_; }           // the top layer's
 
  private:
@@ -94,6 +96,7 @@ class OpenImage {
   std::vector<Layer> layers_;
   std::vector<std::shared_ptr<BlockDevice>> devices_;
   std::shared_ptr<qcow2::Image> qcow2_;
+  std::shared_ptr<LuksImage> luks_;
   std::shared_ptr<FileDevice> file_;
   bool was_probed_ = false;
 };

@@ -6,7 +6,8 @@ namespace varve::image {
 
 namespace {
 
-Result<void> resize_raw(const OpenImage& image, uint64_t new_size, NewSpace new_space) {
+// To this size of the file, which is the disk, perhaps behind a header.
+Result<void> resize_plain(const OpenImage& image, uint64_t new_size, NewSpace new_space) {
   if (new_space == NewSpace::kMetadata)
     return make_error(ErrorKind::kUnsupported, "Unsupported preallocation mode: metadata");
   FileDevice& file = image.file();
@@ -34,8 +35,15 @@ Result<void> resize_qcow2(qcow2::Image& image, FileDevice& file, uint64_t new_si
 }  // namespace
 
 Result<void> resize(const OpenImage& image, uint64_t new_size, NewSpace new_space) {
-  if (image.qcow2() == nullptr) return resize_raw(image, new_size, new_space);
-  return resize_qcow2(*image.qcow2(), image.file(), new_size, new_space);
+  switch (image.format()) {
+    case Format::kRaw:
+      return resize_plain(image, new_size, new_space);
+    case Format::kLuks:
+      return resize_plain(image, TRY(image.luks()->file_size_for(new_size)), new_space);
+    case Format::kQcow2:
+      return resize_qcow2(*image.qcow2(), image.file(), new_size, new_space);
+  }
+  return {};
 }
 
 }  // namespace varve::image

@@ -29,12 +29,6 @@ Result<void> read_backing(BlockDevice* backing, uint64_t offset, std::span<std::
   return read_padded(*backing, offset, buffer);
 }
 
-// A data cluster may lie (partly) behind the end of the file: preallocated images end early. It reads as zeroes there.
-Result<void> GuestReader::read_data(uint64_t host_offset, std::span<std::byte> buffer) {
-  if (data_kind_ == DataKind::kEncrypting) return data_.read_at(host_offset, buffer);
-  return read_padded(data_, host_offset, buffer);
-}
-
 void GuestReader::forget_decompressed() {
   const std::lock_guard guard(decompressed_lock_);
   decompressed_entry_ = 0;
@@ -80,7 +74,7 @@ Result<void> GuestReader::read(Mapping& mapping, std::mutex* mapping_lock, Block
         fill_zero(piece);
         break;
       case MappedRun::Kind::kData:
-        TRY(read_data(run.host_offset, piece));
+        TRY(data_.read(run.host_offset, offset, piece));
         break;
       case MappedRun::Kind::kCompressed:
         TRY(read_compressed(mapping.format(), run.compressed_entry, offset & (mapping.format().cluster_size() - 1),

@@ -6,17 +6,16 @@
 #include <mutex>
 #include <optional>
 
+#include "qcow2/guest_data.h"
 #include "qcow2/mapping.h"
 
 namespace varve::qcow2 {
 
 class GuestReader {
  public:
-  // Behind the end of `data`: zeroes; or, where it encrypts, what it makes of them.
-  enum class DataKind : uint8_t { kPlain, kEncrypting };
-  // `file` has the compressed clusters, `data` the others: the same device, or another. Both outlive the reader.
-  GuestReader(BlockDevice& file, BlockDevice& data, DataKind data_kind, CompressionType compression)
-      : file_(file), data_(data), data_kind_(data_kind), compression_(compression) {}
+  // `file` has the compressed clusters, `data` the others. Both outlive the reader.
+  GuestReader(BlockDevice& file, const GuestData& data, CompressionType compression)
+      : file_(file), data_(data), compression_(compression) {}
 
   // Fills `buffer` from guest offset `offset`. `mapping_lock` guards `mapping` and is held for look-ups only; nullptr
   // where the caller holds it already.
@@ -28,11 +27,8 @@ class GuestReader {
                                std::span<std::byte> buffer);
 
  private:
-  Result<void> read_data(uint64_t host_offset, std::span<std::byte> buffer);
-
   BlockDevice& file_;
-  BlockDevice& data_;
-  DataKind data_kind_;
+  const GuestData& data_;
   CompressionType compression_;
   // The last decompressed cluster: small sequential reads would inflate it again and again.
   std::mutex decompressed_lock_;

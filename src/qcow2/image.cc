@@ -76,10 +76,6 @@ Image::~Image() {
 
 Result<void> Image::State::check_readable() const {
   if (data_given) return {};
-  if (header.crypt_method == CryptMethod::kAes)
-    return make_error(ErrorKind::kUnsupported,
-                      fmt::format("{}: images with QEMU's old AES encryption can't be read by Varve", file->name()))
-        .with_note("`qemu-img convert` copies such an image into one with encrypt.format=luks");
   if (header.crypt_method != CryptMethod::kNone)
     return make_error(ErrorKind::kPermission,
                       fmt::format("{}: Parameter 'encrypt.key-secret' is required for cipher", file->name()))
@@ -121,19 +117,24 @@ Result<void> Image::State::load() {
 Result<std::unique_ptr<Image>> Image::open(std::shared_ptr<BlockDevice> file, OpenOptions options) {
   auto state = std::make_unique<State>();
   state->file = std::move(file);
-  state->data_given = options.data != nullptr;
-  state->data = state->data_given ? std::move(options.data) : state->file;
+  crypto::EncryptedDevice* encrypted = options.encrypted.get();
+  state->data = encrypted != nullptr ? std::move(options.encrypted) : std::move(options.data);
+  state->data_given = state->data != nullptr;
+  if (!state->data_given) state->data = state->file;
   state->writable = options.writable;
   TRY(state->load());
-  const bool encrypted = state->data_given && state->header.crypt_method != CryptMethod::kNone;
-  state->reader = std::make_unique<GuestReader>(
-      *state->file, *state->data, encrypted ? GuestReader::DataKind::kEncrypting : GuestReader::DataKind::kPlain,
-      state->header.compression_type);
+  const bool is_encrypted = state->header.crypt_method != CryptMethod::kNone;
+  if (is_encrypted != (encrypted != nullptr) && state->data_given) {
+    return make_error(ErrorKind::kCorrupt, fmt::format("{}: whether the image is encrypted changed while it was opened",
+                                                       state->file->name()));
+  }
+  state->guest_data.emplace(*state->data, encrypted, state->header.crypt_method);
+  state->reader = std::make_unique<GuestReader>(*state->file, *state->guest_data, state->header.compression_type);
   if (options.writable) {
     TRY(state->check_writable());
     for (size_t i = 0; i < state->mapping->l1().size(); ++i) TRY(state->mapping->table_offset(i));
-    state->writer = TRY(
-        ImageWriter::open(*state->file, *state->data, state->header, *state->mapping, *state->reader, state->backing));
+    state->writer = TRY(ImageWriter::open(*state->file, *state->guest_data, state->header, *state->mapping,
+                                          *state->reader, state->backing));
     // Autoclear bits that we do not know would promise what our writes may break (specification, "Autoclear features").
     if ((state->header.autoclear_features & ~uint64_t{kAutoclearKnown}) != 0) {
       state->header.autoclear_features &= kAutoclearKnown;
@@ -229,7 +230,7 @@ Result<void> Image::write_at(uint64_t offset, std::span<const std::byte> data) {
     uint64_t done = 0;
     if (const auto place = TRY(state_->writer->find_in_place(offset, data.size())); place.length != 0) {
       lock.unlock();
-      TRY(state_->data->write_at(place.host_offset, data.first(place.length)));
+      TRY(state_->guest_data->write(place.host_offset, offset, data.first(place.length)));
       done = place.length;
     } else {
       // Two writes to one cluster must not both allocate it: the data goes out under the lock here.
@@ -254,7 +255,7 @@ Result<bool> Image::reads_as_zero(uint64_t offset, uint64_t length) {
 Result<void> Image::zero_raw_data_file(uint64_t offset, uint64_t length, ZeroMode mode) {
   const uint64_t end = std::min(offset + length, TRY(state_->data->size()));
   if (offset >= end) return {};
-  return state_->data->write_zeroes(offset, end - offset, mode);
+  return state_->guest_data->write_zeroes(offset, offset, end - offset, mode);
 }
 
 Result<void> Image::write_zeroes(uint64_t offset, uint64_t length, ZeroMode mode) {

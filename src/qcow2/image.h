@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 
+#include "crypto/encrypted_device.h"
 #include "crypto/luks_volume.h"
 #include "io/block_device.h"
 #include "qcow2/dirty_bitmaps.h"
@@ -40,18 +41,22 @@ struct CreateOptions {
   // Encrypts the disk, with LUKS. Metadata that is preallocated shows noise then: the holes of the file, decrypted.
   std::optional<crypto::LuksFormat> encryption = std::nullopt;
   std::shared_ptr<const crypto::SecretBytes> passphrase = nullptr;  // with `encryption`: that of its first key slot
+  // The same with QEMU's old AES method (specification, "crypt_method" 1). It keeps nothing about the key in the image.
+  bool old_aes_encryption = false;
 };
 
 struct OpenOptions {
   // Dirty or corrupt images open for reading only, those with an external data file without `data` for reading of
-  // metadata only; asking for write access to them is refused with the remedy. An encrypted image without `data` opens
-  // for changes of metadata (snapshots, bitmaps, names); guest data is neither read nor written (kPermission).
+  // metadata only; asking for write access to them is refused with the remedy. An encrypted image without `encrypted`
+  // opens for changes of metadata (snapshots, bitmaps, names); guest data is neither read nor written (kPermission).
   bool writable = false;
   // The device that holds the guest's data clusters at the offsets that the tables say (compressed ones lie in the
   // image file always). By default the image file itself. Another one: the external data file, which has to be writable
-  // where the image is; or a device that encrypts and has the image file below it. The latter holds nothing back: to
-  // flush the file is to flush it.
+  // where the image is.
   std::shared_ptr<BlockDevice> data = nullptr;
+  // Of an encrypted image, in the place of `data`: the device that encrypts and has the data file or the image file
+  // below it. It holds nothing back: to flush the file is to flush it.
+  std::shared_ptr<crypto::EncryptedDevice> encrypted = nullptr;
 };
 
 // What deleting would give back, and what a point holds; bytes of the image file (docs/architecture.md, "Space").
@@ -76,7 +81,7 @@ class Image final : public BlockDevice {
   BlockDevice& file();
   // What keeps guest data from being read and written, if anything does: the key or the data file was not given.
   Result<void> check_readable() const;
-  // Where the guest's data is: OpenOptions::data, or file().
+  // Where the guest's data is: what OpenOptions give, or file().
   BlockDevice& data();
   // Writes everything that is pending, and then the header anew, as `change` makes it from the present one
   // (header_update.h): writing out may have moved a table, so nobody brings a header of an earlier time. kPermission

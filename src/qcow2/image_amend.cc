@@ -181,7 +181,8 @@ Result<std::vector<Image::State::FoundTable>> Image::State::all_tables() {
   const EntryFormat format(header);
   const auto add = [&](std::span<const uint64_t> l1, bool active) -> Result<void> {
     for (const TableReference& t : TRY(table_references(l1, format, file->name())))
-      if (known.insert(t.host_offset).second) tables.push_back({t.host_offset, active, entries + t.l1_index});
+      if (known.insert(t.host_offset).second)
+        tables.push_back({t.host_offset, t.l1_index * header.bytes_per_l2_table(), active, entries + t.l1_index});
     entries += l1.size();
     return {};
   };
@@ -196,29 +197,29 @@ Result<std::vector<Image::State::FoundTable>> Image::State::all_tables() {
 
 // Version 2 knows no zero clusters: an entry that is one becomes nothing, or, where a backing file would show, data that
 // is zero. Either way the guest sees what it saw, whichever part of it reaches the disk.
-Result<bool> Image::State::expand_zeroes(uint64_t table_offset, bool active, std::span<be64> table) {
+Result<bool> Image::State::expand_zeroes(const FoundTable& found, std::span<be64> table) {
   const EntryFormat format(header);
   const uint64_t cluster_size = header.cluster_size();
   Refcounts& refcounts = writer->refcounts();
-  const uint64_t sharers = TRY(refcounts.get(table_offset / cluster_size));
-  if (sharers == 0)
-    return corruption(file->name(), table_offset, "an L2 table lies in a cluster whose refcount is 0");
+  const uint64_t sharers = TRY(refcounts.get(found.offset / cluster_size));
+  if (sharers == 0) return corruption(file->name(), found.offset, "an L2 table lies in a cluster whose refcount is 0");
   bool changed = false;
-  for (be64& raw : table) {
+  for (size_t i = 0; i < table.size(); ++i) {
+    be64& raw = table[i];
     const uint64_t entry = raw;
     const ClusterKind kind = format.kind(entry);
     if (kind != ClusterKind::kZeroPlain && kind != ClusterKind::kZeroAllocated) continue;
     changed = true;
     if (kind == ClusterKind::kZeroAllocated)
-      for (uint64_t i = 0; i < sharers; ++i) writer->release((entry & kOffsetMask) / cluster_size, 1);
+      for (uint64_t s = 0; s < sharers; ++s) writer->release((entry & kOffsetMask) / cluster_size, 1);
     if (!header.backing_file && backing == nullptr) {
       raw = 0;
       continue;
     }
     const uint64_t place = TRY(refcounts.allocate(1));
-    for (uint64_t i = 1; i < sharers; ++i) TRY(refcounts.increment(place, 1));
-    TRY(writer->zero_places(place, 1));
-    raw = place * cluster_size | (active && sharers == 1 ? kEntryCopied : 0);
+    for (uint64_t s = 1; s < sharers; ++s) TRY(refcounts.increment(place, 1));
+    TRY(writer->zero_places(place, found.guest_offset + i * cluster_size, 1));
+    raw = place * cluster_size | (found.active && sharers == 1 ? kEntryCopied : 0);
   }
   return changed;
 }
@@ -242,11 +243,11 @@ Result<void> Image::State::expand_all_zeroes(const std::function<void(uint64_t d
     changed.clear();
     return writer->release_freed();
   };
-  for (const auto& [offset, active, l1_entry] : TRY(all_tables())) {
-    if (progress) passed(l1_entry);
-    Changed next{offset, std::vector<be64>(header.cluster_size() / 8)};
-    TRY(read_padded(*file, offset, std::as_writable_bytes(std::span(next.table))));
-    if (TRY(expand_zeroes(offset, active, next.table))) changed.push_back(std::move(next));
+  for (const FoundTable& found : TRY(all_tables())) {
+    if (progress) passed(found.l1_entry);
+    Changed next{found.offset, std::vector<be64>(header.cluster_size() / 8)};
+    TRY(read_padded(*file, found.offset, std::as_writable_bytes(std::span(next.table))));
+    if (TRY(expand_zeroes(found, next.table))) changed.push_back(std::move(next));
     if (changed.size() >= kTablesAtOnce) TRY(write());
   }
   TRY(write());

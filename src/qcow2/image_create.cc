@@ -64,6 +64,7 @@ Result<void> check_options(const CreateOptions& o) {
   if (o.data_file_raw && !o.data_file) return invalid("data-file-raw requires data-file");
   if (o.data_file_raw && o.backing_file)
     return invalid("Backing file and data-file-raw cannot be used at the same time");
+  if (o.encryption && o.old_aes_encryption) return invalid("An image is encrypted by one method, not by two");
   if (o.size % 512 != 0) return invalid("Image size must be a multiple of 512 bytes");
   return {};
 }
@@ -158,6 +159,7 @@ Result<void> Image::create(BlockDevice& file, const CreateOptions& o) {
     h.crypt_method = CryptMethod::kLuks;
     h.extensions.push_back(luks_extension(p.first_luks() * h.cluster_size(), luks_bytes));
   }
+  if (o.old_aes_encryption) h.crypt_method = CryptMethod::kAes;
   const std::vector<std::byte> header_cluster = TRY(serialize_header(h)).cluster;
 
   TRY(file.resize(0));

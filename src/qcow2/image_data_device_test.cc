@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <random>
+#include <utility>
 
 #include "io/memory_device.h"
 #include "qcow2/cluster_intervals.h"
@@ -56,7 +57,15 @@ struct Shape {
   bool raw = false;
   bool extended = false;
   bool has_backing = false;
+  bool old_aes = false;
 };
+
+std::shared_ptr<crypto::EncryptedDevice> encrypt(std::shared_ptr<BlockDevice> below) {
+  const crypto::CipherSpec spec{crypto::CipherAlgorithm::kAes128, crypto::CipherMode::kCbc,
+                                crypto::IvGenerator::kPlain64};
+  const std::vector<std::byte> key(spec.key_bytes(), std::byte{7});
+  return std::make_shared<crypto::EncryptedDevice>(std::move(below), *crypto::SectorCipher::make(spec, key));
+}
 
 class Qcow2DataDevice : public testing::TestWithParam<Shape> {
  protected:
@@ -64,6 +73,7 @@ class Qcow2DataDevice : public testing::TestWithParam<Shape> {
     CreateOptions options{.size = kDiskSize, .cluster_size = 16384, .extended_l2 = GetParam().extended};
     if (GetParam().separate) options.data_file = "data";
     options.data_file_raw = GetParam().raw;
+    options.old_aes_encryption = GetParam().old_aes;
     if (GetParam().has_backing) {
       options.backing_file = "base";
       options.backing_format = "raw";
@@ -74,14 +84,15 @@ class Qcow2DataDevice : public testing::TestWithParam<Shape> {
     ASSERT_TRUE(Image::create(*file_, options));
     if (GetParam().separate)
       data_ = std::make_shared<MemoryDevice>("data", kDiskSize);
-    else
+    else if (!GetParam().old_aes)
       data_ = std::make_shared<Scrambled>(file_);
+    if (GetParam().old_aes) encrypted_ = encrypt(data_ != nullptr ? std::exchange(data_, nullptr) : file_);
     open(true);
   }
 
   void open(bool writable) {
     image_.reset();
-    auto image = Image::open(file_, {.writable = writable, .data = data_});
+    auto image = Image::open(file_, {.writable = writable, .data = data_, .encrypted = encrypted_});
     ASSERT_TRUE(image) << image.error().message;
     image_ = std::move(*image);
     if (GetParam().has_backing) image_->set_backing(backing_);
@@ -122,6 +133,7 @@ class Qcow2DataDevice : public testing::TestWithParam<Shape> {
   std::shared_ptr<MemoryDevice> file_ = std::make_shared<MemoryDevice>("image");
   std::shared_ptr<MemoryDevice> backing_ = std::make_shared<MemoryDevice>("base");
   std::shared_ptr<BlockDevice> data_;
+  std::shared_ptr<crypto::EncryptedDevice> encrypted_;
   std::unique_ptr<Image> image_;
   std::vector<std::byte> model_ = std::vector<std::byte>(kDiskSize);
   std::mt19937 random_{20};
@@ -153,7 +165,37 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Qcow2DataDevice,
                                          Shape{.separate = true, .has_backing = true},
                                          Shape{.separate = true, .extended = true, .has_backing = true},
                                          Shape{.separate = true, .raw = true},
-                                         Shape{.separate = true, .raw = true, .extended = true}));
+                                         Shape{.separate = true, .raw = true, .extended = true}, Shape{.old_aes = true},
+                                         Shape{.extended = true, .has_backing = true, .old_aes = true},
+                                         Shape{.separate = true, .has_backing = true, .old_aes = true}));
+
+// The same cluster under another guest offset would be noise: sectors are numbered by the disk, not by the file.
+TEST(Qcow2OldAes, NumbersSectorsByTheGuestsOffset) {
+  auto file = std::make_shared<MemoryDevice>("image");
+  ASSERT_TRUE(Image::create(*file, {.size = 1 << 20, .old_aes_encryption = true}));
+  constexpr uint64_t kGuest = 2 * 65536;  // where the file has something else
+  const std::vector<std::byte> data(65536, std::byte{0x42});
+  std::vector<std::byte> expected(data.size());
+  {
+    const auto image = *Image::open(file, {.writable = true, .encrypted = encrypt(file)});
+    ASSERT_TRUE(image->write_at(kGuest, data));
+    ASSERT_TRUE(image->flush());
+    const auto extents = image->placed_extents(kGuest, 65536);
+    ASSERT_TRUE(extents);
+    ASSERT_NE(extents->front().host_offset, kGuest);
+    // As if the file were the disk.
+    ASSERT_TRUE(encrypt(file)->read_numbered(*extents->front().host_offset, kGuest, expected));
+  }
+  EXPECT_EQ(expected, data);
+}
+
+TEST(Qcow2OldAes, AKeyForWhatIsNotEncryptedIsRefused) {
+  auto file = std::make_shared<MemoryDevice>("image");
+  ASSERT_TRUE(Image::create(*file, {.size = 1 << 20}));
+  EXPECT_FALSE(Image::open(file, {.encrypted = encrypt(file)}));
+  ASSERT_TRUE(Image::create(*file, {.size = 1 << 20, .old_aes_encryption = true}));
+  EXPECT_FALSE(Image::open(file, {.data = std::make_shared<MemoryDevice>("data")}));
+}
 
 std::shared_ptr<MemoryDevice> new_image_with_data_file() {
   auto file = std::make_shared<MemoryDevice>("image");

@@ -164,7 +164,7 @@ Result<void> ImageWriter::write_zero_data(uint64_t from, uint64_t end) {
   while (from < end) {
     const auto data = std::span(zeroes).first(std::min<uint64_t>(zeroes.size(), end - from));
     if (const InPlace place = TRY(find_in_place(from, data.size())); place.length != 0) {
-      TRY(data_.write_at(place.host_offset, data.first(place.length)));
+      TRY(data_.write(place.host_offset, from, data.first(place.length)));
       filled_places_ = true;
       from += place.length;
     } else {
@@ -175,13 +175,13 @@ Result<void> ImageWriter::write_zero_data(uint64_t from, uint64_t end) {
 }
 
 // Places that are about to be shown: they read as zeroes. What a raw data file has is the guest's, whatever it is.
-Result<void> ImageWriter::zero_places(uint64_t first_cluster, uint64_t count) {
+Result<void> ImageWriter::zero_places(uint64_t first_cluster, uint64_t guest_cluster, uint64_t count) {
   if (header_.has_raw_data_file()) return {};
   const uint64_t offset = first_cluster * cluster_size();
   const uint64_t end = offset + count * cluster_size();
-  if (TRY(data_.size()) < end) TRY(data_.resize(end));
+  if (TRY(data_.device().size()) < end) TRY(data_.device().resize(end));
   filled_places_ = true;
-  return data_.write_zeroes(offset, end - offset, ZeroMode::kMayUnmap);
+  return data_.write_zeroes(offset, guest_cluster, end - offset, ZeroMode::kMayUnmap);
 }
 
 Result<void> ImageWriter::preallocate(uint64_t from, uint64_t end) {
@@ -203,7 +203,7 @@ Result<void> ImageWriter::preallocate(uint64_t from, uint64_t end) {
         continue;
       }
       const auto [first, count] = TRY(place_data(mapping_.guest_cluster(l1, i), wanted));
-      TRY(zero_places(first, count));
+      TRY(zero_places(first, mapping_.guest_cluster(l1, i), count));
       for (uint64_t k = 0; k < count; ++k) {
         const uint64_t zeroes = f.extended ? table->bitmap(i + k) & ~uint64_t{0xffffffff} : 0;  // they stay
         set_entry(*table, i + k, (first + k) * cluster_size() | kEntryCopied, zeroes);

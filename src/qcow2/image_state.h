@@ -6,6 +6,7 @@
 #include <shared_mutex>
 
 #include "qcow2/compressed_cluster.h"
+#include "qcow2/guest_data.h"
 #include "qcow2/guest_reader.h"
 #include "qcow2/image.h"
 #include "qcow2/image_writer.h"
@@ -17,8 +18,9 @@ namespace varve::qcow2 {
 // Lock order: io_lock, then metadata_lock, then the reader's own.
 struct Image::State {
   std::shared_ptr<BlockDevice> file;
-  std::shared_ptr<BlockDevice> data;  // what guest data is read from and written to: `file`, or OpenOptions::data
-  bool data_given = false;            // it is OpenOptions::data
+  std::shared_ptr<BlockDevice> data;    // where guest data is: `file`, or what OpenOptions give in its place
+  bool data_given = false;              // they give something
+  std::optional<GuestData> guest_data;  // `data` again, as guest data is read and written
   std::shared_ptr<BlockDevice> backing;
   Header header;
   std::vector<Snapshot> snapshots;
@@ -50,11 +52,12 @@ struct Image::State {
   Result<void> rewrite_refcounts(uint32_t bits);
   struct FoundTable {
     uint64_t offset = 0;
+    uint64_t guest_offset = 0;  // of the first cluster that it maps
     bool active = false;    // used by the active disk, and perhaps by snapshots
     uint64_t l1_entry = 0;  // counted through the L1 tables of the active disk and of all snapshots
   };
   Result<std::vector<FoundTable>> all_tables();
-  Result<bool> expand_zeroes(uint64_t table_offset, bool active, std::span<be64> table);
+  Result<bool> expand_zeroes(const FoundTable& found, std::span<be64> table);
   Result<void> expand_all_zeroes(const std::function<void(uint64_t done, uint64_t total)>& progress);
   Result<bool> has_compressed_clusters();
 

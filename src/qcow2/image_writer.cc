@@ -22,7 +22,7 @@ uint64_t subcluster_mask(uint64_t first, uint64_t last) {
 
 }  // namespace
 
-Result<std::unique_ptr<ImageWriter>> ImageWriter::open(BlockDevice& file, BlockDevice& data, Header& header,
+Result<std::unique_ptr<ImageWriter>> ImageWriter::open(BlockDevice& file, const GuestData& data, Header& header,
                                                        Mapping& mapping, GuestReader& reader,
                                                        const std::shared_ptr<BlockDevice>& backing) {
   Refcounts refcounts = TRY(Refcounts::open(file, header));
@@ -140,7 +140,7 @@ Result<void> ImageWriter::drop_cluster(uint64_t guest_cluster, uint64_t entry) {
 // An external data file ends where the disk does; in the image file, clusters are whole.
 Result<void> ImageWriter::write_data(uint64_t host, uint64_t guest_offset, std::span<const std::byte> data) {
   if (header_.has_data_file()) data = data.first(std::min<uint64_t>(data.size(), header_.size - guest_offset));
-  return data_.write_at(host, data);
+  return data_.write(host, guest_offset, data);
 }
 
 // Writes `data` at guest `offset` into fresh clusters at `host` that stand for the guest from `guest_cluster` on, and
@@ -155,7 +155,7 @@ Result<void> ImageWriter::write_clusters(uint64_t host, uint64_t guest_cluster, 
     if (there < buffer.size()) std::memset(buffer.data() + there, 0, buffer.size() - there);
     return reader_.read(mapping_, nullptr, backing_.get(), guest, buffer.first(there));
   };
-  if (head == 0 && tail == 0) return data_.write_at(host, data);
+  if (head == 0 && tail == 0) return data_.write(host, guest_cluster, data);
   // One write, so that a preallocated or reused cluster is never half old for longer than it must.
   AlignedVector<std::byte> whole(end);
   TRY(old(guest_cluster, std::span(whole).first(head)));
@@ -464,7 +464,7 @@ Result<void> ImageWriter::write_refcount_table() {
 
 Result<void> ImageWriter::write_back_ordered() {
   // Compressed data ends anywhere, and the sectors that an entry speaks of are there whole.
-  if (header_.has_data_file()) TRY(data_.flush());  // guest data | tables that refer to it, or stop doing so
+  if (header_.has_data_file()) TRY(data_.device().flush());  // guest data | tables that refer to it, or stop doing so
   if (pack_offset_ % 512 != 0 && TRY(file_.size()) < align_up(pack_offset_, 512))
     TRY(file_.resize(align_up(pack_offset_, 512)));
   if (refcounts_.any_dirty() || filled_places_) {
@@ -500,9 +500,9 @@ Result<void> ImageWriter::write_back_ordered() {
 
 Result<void> ImageWriter::release_freed() {
   for (const auto& [first, end] : dropped_data_.take()) {
-    const uint64_t size = TRY(data_.size());
+    const uint64_t size = TRY(data_.device().size());
     const uint64_t from = first * cluster_size();
-    if (from < size) (void)data_.discard(from, std::min((end - first) * cluster_size(), size - from));
+    if (from < size) (void)data_.device().discard(from, std::min((end - first) * cluster_size(), size - from));
   }
   if (freed_.empty()) return {};
   reader_.forget_decompressed();

@@ -23,8 +23,7 @@ namespace varve::qcow2 {
 class ImageWriter {
  public:
   // All references outlive the writer. `header` follows what the writer changes on disk.
-  // `data` takes the guest's clusters: `file` itself, or another device (qcow2/image.h, OpenOptions).
-  static Result<std::unique_ptr<ImageWriter>> open(BlockDevice& file, BlockDevice& data, Header& header,
+  static Result<std::unique_ptr<ImageWriter>> open(BlockDevice& file, const GuestData& data, Header& header,
                                                    Mapping& mapping, GuestReader& reader,
                                                    const std::shared_ptr<BlockDevice>& backing);
 
@@ -53,8 +52,9 @@ class ImageWriter {
   Result<void> grow(uint64_t new_size, bool with_places);  // with_places: new clusters are allocated
   Result<void> shrink(uint64_t new_size);
 
-  // Places that nothing shows yet, and that are to read as zeroes once something does.
-  Result<void> zero_places(uint64_t first_cluster, uint64_t count);
+  // Places that nothing shows yet, and that are to read as zeroes once something does: the guest's clusters from the
+  // one at `guest_cluster` on.
+  Result<void> zero_places(uint64_t first_cluster, uint64_t guest_cluster, uint64_t count);
 
   // Makes the tables durable; see above.
   Result<void> write_back();
@@ -77,7 +77,7 @@ class ImageWriter {
   Result<void> check_usable() const;  // kIo after give_up(), or after a write_back() that failed
 
  private:
-  ImageWriter(BlockDevice& file, BlockDevice& data, Header& header, Mapping& mapping, GuestReader& reader,
+  ImageWriter(BlockDevice& file, const GuestData& data, Header& header, Mapping& mapping, GuestReader& reader,
               const std::shared_ptr<BlockDevice>& backing, Refcounts refcounts)
       : file_(file),
         data_(data),
@@ -114,7 +114,7 @@ class ImageWriter {
   uint64_t cluster_size() const { return header_.cluster_size(); }
 
   BlockDevice& file_;
-  BlockDevice& data_;
+  const GuestData& data_;
   Header& header_;
   Mapping& mapping_;
   GuestReader& reader_;

@@ -114,7 +114,7 @@ void ImageCommandPeer::expect_same(const std::vector<std::string>& arguments) co
 void ImageCommandPeer::expect_same_view(const std::vector<std::string>& arguments) const {
   std::vector<std::string> argv = arguments;
   argv.insert(argv.begin(), qemu_img_);
-  expect_equal(ours(arguments), run(argv, run_options(our_dir())), line_of(arguments));
+  expect_equal(ours(arguments), run_until_measured(argv, run_options(our_dir())), line_of(arguments));
 }
 
 std::string ImageCommandPeer::properties(const std::string& directory, const std::string& name,

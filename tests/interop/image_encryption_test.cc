@@ -1,4 +1,5 @@
-// LUKS-encrypted images, both ways: what QEMU encrypts is read and written here, and the other way round.
+// Encrypted images, LUKS and QEMU's old AES method, both ways: what QEMU encrypts is read and written here, and the
+// other way round.
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -21,6 +22,7 @@ using Bytes = std::vector<std::byte>;
 
 constexpr uint64_t kSize = 4 << 20;
 constexpr const char* kSecret = "secret,id=s,data=swordfish";
+constexpr const char* kAes = "encrypt.format=aes,encrypt.key-secret=s";
 constexpr const char* kLuks = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10";
 
 Bytes random_bytes(std::mt19937_64& random, size_t size) {
@@ -33,7 +35,9 @@ class ImageEncryption : public test::ImageCommandPeer {
  protected:
   std::string path(const std::string& name) const { return our_dir() + "/" + name; }
 
+  // `more` begins with "aes" for QEMU's old method.
   std::string options_of(const std::string& more) const {
+    if (more.starts_with("aes")) return kAes + more.substr(3);
     return std::string(kLuks) + (more.empty() ? "" : "," + more);
   }
 
@@ -92,6 +96,26 @@ class ImageEncryption : public test::ImageCommandPeer {
     }
     EXPECT_TRUE(seen == theirs_raw(name));
   }
+  // Guest data is refused, and stays as it is.
+  void expect_out_of_reach(const std::string& name) {
+    const std::string before = test::read_whole_file(path(name));
+    auto file = FileDevice::open(path(name), Access::kReadWrite, LockRequest::format_writer());
+    ASSERT_TRUE(file);
+    {
+      auto image = qcow2::Image::open(std::move(*file), {.writable = true});
+      ASSERT_TRUE(image) << image.error().message;
+      std::byte b{};
+      for (const Result<void>& refused :
+           {(*image)->read_at(0, std::span(&b, 1)), (*image)->write_at(0, std::span(&b, 1)),
+            (*image)->write_zeroes(0, 65536, ZeroMode::kMayUnmap), (*image)->discard(0, 65536),
+            (*image)->resize(8 << 20)}) {
+        ASSERT_FALSE(refused);
+        EXPECT_EQ(refused.error().kind, ErrorKind::kPermission);
+        EXPECT_THAT(refused.error().message, HasSubstr("encrypt.key-secret"));
+      }
+    }
+    EXPECT_TRUE(test::read_whole_file(path(name)) == before);
+  }
   static std::string read_all(BlockDevice& device) {
     std::string bytes(*device.size(), '\0');
     EXPECT_TRUE(device.read_at(0, std::as_writable_bytes(std::span(bytes.data(), bytes.size()))));
@@ -139,11 +163,13 @@ INSTANTIATE_TEST_SUITE_P(
                     Kind{true, "extended_l2=on,cluster_size=128k"}, Kind{true, "cluster_size=512"},
                     Kind{true, "cluster_size=2M,refcount_bits=1"}, Kind{false, ""},
                     Kind{false, "encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,encrypt.hash-alg=sha1,extended_l2=on"},
-                    Kind{false, "encrypt.cipher-alg=aes-192,compat=0.10"}),
+                    Kind{false, "encrypt.cipher-alg=aes-192,compat=0.10"}, Kind{true, "aes"}, Kind{false, "aes"},
+                    Kind{true, "aes,compat=0.10,cluster_size=4k"}, Kind{false, "aes,cluster_size=512"},
+                    Kind{true, "aes,extended_l2=on"}, Kind{false, "aes,cluster_size=2M"}),
     [](const auto& parameter) { return fmt::format("{}", parameter.index); });
 
 TEST_F(ImageEncryption, SnapshotsKeepWhatTheyHad) {
-  for (const char* more : {"", "extended_l2=on", "compat=0.10"}) {
+  for (const char* more : {"", "extended_l2=on", "compat=0.10", "aes", "aes,extended_l2=on"}) {
     SCOPED_TRACE(more);
     ASSERT_NO_FATAL_FAILURE(create_ours("disk", more));
     qemu_io("disk", {"write -P 1 0 1M", "write -P 2 1M 1000k"});
@@ -165,23 +191,12 @@ TEST_F(ImageEncryption, SnapshotsKeepWhatTheyHad) {
 }
 
 TEST_F(ImageEncryption, WithoutItsKeyGuestDataIsNeitherReadNorWritten) {
-  ASSERT_NO_FATAL_FAILURE(create_ours("disk"));
-  const std::string before = test::read_whole_file(path("disk"));
-  auto file = FileDevice::open(path("disk"), Access::kReadWrite, LockRequest::format_writer());
-  ASSERT_TRUE(file);
-  {
-    auto image = qcow2::Image::open(std::move(*file), {.writable = true});
-    ASSERT_TRUE(image) << image.error().message;
-    std::byte b{};
-    for (const Result<void>& refused : {(*image)->read_at(0, std::span(&b, 1)), (*image)->write_at(0, std::span(&b, 1)),
-                                        (*image)->write_zeroes(0, 65536, ZeroMode::kMayUnmap),
-                                        (*image)->discard(0, 65536), (*image)->resize(8 << 20)}) {
-      ASSERT_FALSE(refused);
-      EXPECT_EQ(refused.error().kind, ErrorKind::kPermission);
-      EXPECT_THAT(refused.error().message, HasSubstr("encrypt.key-secret"));
-    }
+  for (const char* more : {"", "aes"}) {
+    SCOPED_TRACE(more);
+    ASSERT_NO_FATAL_FAILURE(create_ours("disk", more));
+    expect_out_of_reach("disk");
   }
-  EXPECT_TRUE(test::read_whole_file(path("disk")) == before);
+  ASSERT_NO_FATAL_FAILURE(create_ours("disk"));
   const auto wrong = open("disk", image::Use::kRead, "wrong");
   ASSERT_FALSE(wrong);
   EXPECT_THAT(wrong.error().message, HasSubstr("Invalid password, cannot unlock any keyslot"));
@@ -216,16 +231,44 @@ TEST_F(ImageEncryption, BackingFilesHaveSecretsOfTheirOwn) {
 }
 
 TEST_F(ImageEncryption, OtherSizes) {
-  ASSERT_NO_FATAL_FAILURE(create_ours("disk", "cluster_size=64k", "1000k"));
-  qemu_io("disk", {"write -P 1 0 1000k"});
-  for (const uint64_t size : {uint64_t{3} << 20, uint64_t{512} * 777, uint64_t{2} << 20}) {
-    std::string expected;
-    change("disk", [&](image::OpenImage& image) {
-      expected = read_all(*image.device());
-      expected.resize(size, '\0');
-      ASSERT_TRUE(image.device()->resize(size));
-    });
-    EXPECT_TRUE(theirs_raw("disk") == expected);
+  for (const char* more : {"cluster_size=64k", "aes"}) {
+    SCOPED_TRACE(more);
+    ASSERT_NO_FATAL_FAILURE(create_ours("disk", more, "1000k"));
+    qemu_io("disk", {"write -P 1 0 1000k"});
+    for (const uint64_t size : {uint64_t{3} << 20, uint64_t{512} * 777, uint64_t{2} << 20}) {
+      std::string expected;
+      change("disk", [&](image::OpenImage& image) {
+        expected = read_all(*image.device());
+        expected.resize(size, '\0');
+        ASSERT_TRUE(image.device()->resize(size));
+      });
+      EXPECT_TRUE(theirs_raw("disk") == expected);
+      qemu_check("disk");
+    }
+    for (const char* preallocation : {"metadata", "full"}) {
+      const std::string before = theirs_raw("disk");
+      const std::string size = std::to_string(before.size() + (1 << 20));
+      const ProcessResult grown = ours({"resize", "--object", kSecret, "--image-opts",
+                                        std::string("--preallocation=") + preallocation, opts("disk"), size});
+      ASSERT_EQ(grown.exit_code, 0) << grown.err;
+      EXPECT_TRUE(theirs_raw("disk") == before + std::string(1 << 20, '\0'));
+    }
+  }
+}
+
+// Zero clusters over a backing file become clusters of zeroes, encrypted as their places on the disk want it.
+TEST_F(ImageEncryption, DowngradesKeepZeroes) {
+  put("base", std::string(4 << 20, 'b'));
+  for (const char* more : {"", "aes"}) {
+    SCOPED_TRACE(more);
+    ASSERT_NO_FATAL_FAILURE(
+        create_ours("disk", std::string(more) + (*more == '\0' ? "" : ",") + "backing_file=base,backing_fmt=raw"));
+    qemu_io("disk", {"write -P 1 0 1M", "write -z 512k 2M"});
+    const std::string before = theirs_raw("disk");
+    const ProcessResult amended =
+        ours({"amend", "--object", kSecret, "--image-opts", "-o", "compat=0.10", opts("disk")});
+    ASSERT_EQ(amended.exit_code, 0) << amended.err;
+    EXPECT_TRUE(theirs_raw("disk") == before);
     qemu_check("disk");
   }
 }
@@ -233,7 +276,8 @@ TEST_F(ImageEncryption, OtherSizes) {
 TEST_F(ImageEncryption, PreallocatedClustersShowTheSameNoise) {
   ASSERT_NO_FATAL_FAILURE(create_ours("ours", "preallocation=metadata"));
   ASSERT_NO_FATAL_FAILURE(create_theirs("theirs", "preallocation=metadata"));
-  for (const char* name : {"ours", "theirs"}) {
+  ASSERT_NO_FATAL_FAILURE(create_ours("aes", "aes,preallocation=metadata"));
+  for (const char* name : {"ours", "theirs", "aes"}) {
     std::string seen;
     {
       auto image = open(name, image::Use::kRead);
@@ -257,15 +301,39 @@ TEST_F(ImageEncryption, ConvertsBothWays) {
   const Bytes noise = random_bytes(random, 3 << 20);
   put("plain", std::string(static_cast<const char*>(static_cast<const void*>(noise.data())), noise.size()) +
                    std::string(1 << 20, '\0'));
-  const ProcessResult in =
-      ours({"convert", "-f", "raw", "-O", "qcow2", "--object", kSecret, "-o", kLuks, "plain", "disk"});
-  ASSERT_EQ(in.exit_code, 0) << in.err;
-  EXPECT_TRUE(theirs_raw("disk") == test::read_whole_file(path("plain")));
-  qemu_check("disk");
-  EXPECT_EQ(test::read_whole_file(path("disk")).find(std::string(64, 'x')), std::string::npos);
-  const ProcessResult out = ours({"convert", "--object", kSecret, "--image-opts", "-O", "raw", opts("disk"), "copy"});
-  ASSERT_EQ(out.exit_code, 0) << out.err;
-  EXPECT_TRUE(test::read_whole_file(path("copy")) == test::read_whole_file(path("plain")));
+  for (const char* options : {kLuks, kAes, "encryption=on,encrypt.key-secret=s"}) {
+    SCOPED_TRACE(options);
+    const ProcessResult in =
+        ours({"convert", "-f", "raw", "-O", "qcow2", "--object", kSecret, "-o", options, "plain", "disk"});
+    ASSERT_EQ(in.exit_code, 0) << in.err;
+    EXPECT_TRUE(theirs_raw("disk") == test::read_whole_file(path("plain")));
+    qemu_check("disk");
+    const ProcessResult out = ours({"convert", "--object", kSecret, "--image-opts", "-O", "raw", opts("disk"), "copy"});
+    ASSERT_EQ(out.exit_code, 0) << out.err;
+    EXPECT_TRUE(test::read_whole_file(path("copy")) == test::read_whole_file(path("plain")));
+    expect_same({"convert", "-c", "-O", "qcow2", "--object", kSecret, "-o", options, "plain", "x"});
+  }
+}
+
+// Nothing in the image tells which key is the right one; only the first sixteen bytes of a passphrase count.
+TEST_F(ImageEncryption, OldAesTakesEveryPassphrase) {
+  const std::string secret = "secret,id=s,data=a-passphrase-of-more-than-16-bytes";
+  const ProcessResult made = ours({"create", "-q", "-f", "qcow2", "--object", secret, "-o", kAes, "disk", "4M"});
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  std::string seen;
+  {
+    auto image = open("disk", image::Use::kWrite, "a-passphrase-of-and something else");
+    ASSERT_TRUE(image);
+    ASSERT_TRUE(image->device()->write_at(1000, Bytes(100000, std::byte{5})));
+    ASSERT_TRUE(image->device()->flush());
+    seen = read_all(*image->device());
+  }
+  test::run_ok({"qemu-img", "convert", "--object", secret, "--image-opts", "-O", "raw", opts("disk"), "raw"},
+               run_options(our_dir()));
+  EXPECT_TRUE(test::read_whole_file(path("raw")) == seen);
+  auto wrong = open("disk", image::Use::kRead, "sword");
+  ASSERT_TRUE(wrong);
+  EXPECT_FALSE(read_all(*wrong->device()) == seen);
 }
 
 TEST_F(ImageEncryption, CreateSaysWhatIsWrongAsQemuDoes) {
@@ -273,8 +341,12 @@ TEST_F(ImageEncryption, CreateSaysWhatIsWrongAsQemuDoes) {
     expect_same({"create", "-f", "qcow2", "--object", object, "-o", options, "disk", "1M"});
   };
   for (const char* options :
-       {"encrypt.format=luks", "encrypt.format=luks,encrypt.key-secret=", "encrypt.format=luks,encrypt.key-secret=no",
-        "encrypt.format=foo,encrypt.key-secret=s", "encrypt.key-secret=s", "encrypt.cipher-alg=aes-256",
+       {"encrypt.format=luks",
+        "encrypt.format=luks,encrypt.key-secret=",
+        "encrypt.format=luks,encrypt.key-secret=no",
+        "encrypt.format=foo,encrypt.key-secret=s",
+        "encrypt.key-secret=s",
+        "encrypt.cipher-alg=aes-256",
         "encrypt.format=luks,encrypt.key-secret=s,encrypt.cipher-alg=foo",
         "encrypt.format=luks,encrypt.key-secret=s,encrypt.cipher-alg=des",
         "encrypt.format=luks,encrypt.key-secret=s,encrypt.cipher-mode=foo",
@@ -285,7 +357,15 @@ TEST_F(ImageEncryption, CreateSaysWhatIsWrongAsQemuDoes) {
         "encrypt.format=luks,encrypt.key-secret=s,encrypt.foo=1",
         "encrypt.format=luks,encrypt.key-secret=s,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,"
         "encrypt.ivgen-hash-alg=sha1",
-        "encryption=on", "encryption=on,encrypt.format=luks,encrypt.key-secret=s",
+        "encryption=on",
+        "encryption=on,encrypt.key-secret=s",
+        "encryption=on,encrypt.key-secret=no",
+        "encryption=off,encrypt.key-secret=s",
+        "encrypt.format=aes,encrypt.key-secret=s",
+        "encrypt.format=qcow,encrypt.key-secret=s",
+        "encryption=on,encrypt.format=aes,encrypt.key-secret=s",
+        "encryption=off,encrypt.format=aes,encrypt.key-secret=s",
+        "encryption=on,encrypt.format=luks,encrypt.key-secret=s",
         "encrypt.format=aes,encrypt.key-secret=s,encrypt.iter-time=10"}) {
     SCOPED_TRACE(options);
     check("secret,id=s,data=x", options);
@@ -333,9 +413,14 @@ TEST_F(ImageEncryption, GuestDataInADataFileIsEncryptedToo) {
   const ProcessResult written = ours({"bench", "-w", "-c", "4", "-s", "64k", "--pattern=9", "-o", "1M", "--image-opts",
                                       "--object", kSecret, opts("disk")});
   if (written.exit_code == 0) qemu_io("disk", {"read -P 7 0 1M", "read -P 9 1M 256k", "read -P 8 2M 3k"});
-  create_ours("mine", "data_file=" + path("mine.data"));
-  qemu_io("mine", {"write -P 3 1M 1M", "read -P 3 1M 1M"});
-  qemu_check("mine");
+  for (const char* more : {"", "aes,"}) {
+    SCOPED_TRACE(more);
+    create_ours("mine", more + ("data_file=" + path("mine.data")));
+    qemu_io("mine", {"write -P 3 1M 1M", "read -P 3 1M 1M", "write -P 4 3M 5k"});
+    change("mine",
+           [](image::OpenImage& image) { ASSERT_TRUE(image.device()->write_at(3 << 20, Bytes(1000, std::byte{5}))); });
+    qemu_check("mine");
+  }
 }
 
 // ---- key slots

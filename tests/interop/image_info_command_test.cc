@@ -191,7 +191,7 @@ TEST_F(ImageInfoCommand, NeverGuessesTheFormatOfABackingFile) {
   EXPECT_EQ(result.exit_code, 1);
   EXPECT_EQ(result.err,
             "varve: 'disk' does not say which format its backing file 'base' has\n"
-            "  `qemu-img rebase -u -F FORMAT -b 'base' 'disk'` records it, FORMAT being raw or qcow2\n");
+            "  `qemu-img rebase -u -F FORMAT -b 'base' 'disk'` records it, FORMAT being raw, qcow2 or luks\n");
   expect_same_view(words("info disk"));
 }
 
