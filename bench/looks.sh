@@ -13,12 +13,12 @@ section_looks() {
   pair compare-raw with_page_cache compare -f raw -F qcow2 "$data.raw" "$data.base"
   pair compare-shared with_page_cache compare -f qcow2 -F qcow2 "$data.same" "$data.base"
   rm -f "$data.copy" "$data.same"
-  qemu-img create -q -f qcow2 -o preallocation=metadata "$data.mapped" "$size"
-  pair map with_page_cache map -f qcow2 "$data.mapped"
-  pair map-json with_page_cache map -f qcow2 --output=json "$data.mapped"
-  pair measure with_page_cache measure -f qcow2 -O qcow2 "$data.mapped"
+  qemu-img create -q -f qcow2 -o preallocation=metadata "$folder/mapped.qcow2" "$size"
+  pair map nothing map -f qcow2 "$folder/mapped.qcow2"
+  pair map-json nothing map -f qcow2 --output=json "$folder/mapped.qcow2"
+  pair measure nothing measure -f qcow2 -O qcow2 "$folder/mapped.qcow2"
   pair measure-raw with_page_cache measure -f raw -O qcow2 "$data.raw"
-  rm -f "$data.mapped"
+  rm -f "$folder/mapped.qcow2"
 
   table_head "looks"
   table_row "compare, two copies of 2 GiB of data" compare
