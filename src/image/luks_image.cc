@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "base/checked.h"
 #include "qcow2/padded_read.h"
@@ -14,7 +15,8 @@ Result<std::shared_ptr<LuksImage>> LuksImage::open(std::shared_ptr<FileDevice> f
                                                    const crypto::SecretBytes* passphrase) {
   std::array<std::byte, crypto::kLuksHeaderBytes> bytes{};
   TRY(qcow2::read_padded(*file, 0, bytes));
-  std::shared_ptr<LuksImage> image(new LuksImage(file, TRY(crypto::parse_luks_header(bytes))));
+  crypto::LuksHeader header = TRY(crypto::parse_luks_header(bytes));
+  std::shared_ptr<LuksImage> image(new LuksImage(file, std::move(header)));
   if (passphrase != nullptr) {
     const crypto::SecretBytes key = TRY(crypto::unlock(TRY(image->area()), image->header_, *passphrase));
     auto cipher = TRY(crypto::SectorCipher::make(image->header_.cipher, key.bytes()));
