@@ -41,7 +41,26 @@ compressed() {  # NAME ARGUMENT… — and the sizes that come out
   stat -c %s "$folder/out" >"$folder/$1.varve-size"
 }
 
+without_reflink() {
+  rm -f "$folder/xfs/out"
+  into_page_cache "$folder/xfs/data.raw"
+}
+
+# On a file system whose files can share blocks, if one can be mounted.
+reflinks() {
+  truncate -s 8G "$folder/xfs.img"
+  mkfs.xfs -q "$folder/xfs.img"
+  mkdir "$folder/xfs"
+  mount -o loop "$folder/xfs.img" "$folder/xfs" || return 0
+  cp "$data.raw" "$folder/xfs/data.raw"
+  settle "$folder/xfs/data.raw"
+  pair reflink without_reflink convert -f raw -O raw "$folder/xfs/data.raw" "$folder/xfs/out"
+  umount "$folder/xfs"
+  rm "$folder/xfs.img"
+}
+
 section_copies() {
+  local dirtied=3072
   make_data
   pair raw-qcow2 without_target convert -f raw -O qcow2 "$data.raw" "$folder/out"
   pair qcow2-raw without_target convert -f qcow2 -O raw "$data.base" "$folder/out"
@@ -63,6 +82,8 @@ section_copies() {
   pair rebase-copy fresh_overlay rebase -f qcow2 -b "$folder/other.qcow2" -F qcow2 "$folder/work.qcow2"
   rm -f "$folder"/{base,work,middle,other}.qcow2
 
+  [ "$(id -u)" != 0 ] || reflinks
+
   table_head "copies, 4 GiB, half of it data"
   table_row "convert raw to qcow2" raw-qcow2
   table_row "convert qcow2 to raw" qcow2-raw
@@ -71,6 +92,7 @@ section_copies() {
   table_row "convert -c, zlib, 512 MiB" zlib
   table_row "convert -c, zstd, 512 MiB" zstd
   table_row "convert -c, zlib, a source tree" zlib-text
+  [ ! -e "$folder/varve-reflink.result" ] || table_row "convert raw to raw, XFS" reflink
   table_row "commit" commit
   table_row "rebase, shared layers" rebase-shared
   table_row "rebase to no backing file" rebase-flat

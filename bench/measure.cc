@@ -1,7 +1,9 @@
 // Runs a command and appends what it took to a file, one line: wall seconds, CPU seconds (user and system), peak
 // resident memory in KiB, exit status. scripts/bench uses it for Varve and for qemu-img alike.
 //
-//   varve_measure RESULT_FILE COMMAND ARGUMENT...
+//   varve_measure RESULT_FILE MEMORY COMMAND ARGUMENT...
+//
+// MEMORY, in MiB: how much free memory is fetched beforehand, about what the command dirties.
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -11,6 +13,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 namespace {
@@ -21,10 +24,10 @@ double seconds(const timeval& t) {
 
 // On a virtual machine, free memory may be the host's for the moment, and whoever touches it first waits for it. Here
 // that is done before the clock starts.
-void fetch_free_memory() {
-  constexpr size_t kMost = size_t{3} << 30;  // about what a copy of the measured sizes dirties
+void fetch_free_memory(size_t bytes) {
   const size_t free = static_cast<size_t>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  const size_t size = std::min(kMost, free / 4 * 3);
+  const size_t size = std::min(bytes, free / 4 * 3);
+  if (size == 0) return;
   void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return;
   (void)madvise(memory, size, MADV_HUGEPAGE);
@@ -35,11 +38,11 @@ void fetch_free_memory() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 3) {
-    std::fprintf(stderr, "usage: varve_measure RESULT_FILE COMMAND ARGUMENT...\n");
+  if (argc < 4) {
+    std::fprintf(stderr, "usage: varve_measure RESULT_FILE MEMORY COMMAND ARGUMENT...\n");
     return 2;
   }
-  fetch_free_memory();
+  fetch_free_memory(std::strtoul(argv[2], nullptr, 10) << 20);
   const auto start = std::chrono::steady_clock::now();
   const pid_t child = fork();
   if (child < 0) {
@@ -47,8 +50,8 @@ int main(int argc, char** argv) {
     return 1;
   }
   if (child == 0) {
-    execvp(argv[2], argv + 2);
-    std::fprintf(stderr, "varve_measure: %s: %s\n", argv[2], std::strerror(errno));
+    execvp(argv[3], argv + 3);
+    std::fprintf(stderr, "varve_measure: %s: %s\n", argv[3], std::strerror(errno));
     _exit(127);
   }
   int status = 0;

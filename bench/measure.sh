@@ -1,9 +1,11 @@
 # Functions that the sections of scripts/bench share. Set before: $build, $folder, $rounds.
 # shellcheck shell=bash disable=SC2154
 
+dirtied=256  # MiB of memory that what is measured will want, page cache included; sections say more
+
 # measure NAME COMMAND… — one line of wall, CPU, peak memory, exit status for NAME.
 measure() {
-  "$build/bench/varve_measure" "$folder/$1.result" "${@:2}" >/dev/null
+  "$build/bench/varve_measure" "$folder/$1.result" "$dirtied" "${@:2}" >/dev/null
 }
 
 # median NAME COLUMN

@@ -1,5 +1,5 @@
 # A section of scripts/bench: requests of a guest, through `bench`: random 4 KiB and sequential 1 MiB, one and 32 at once,
-# on an image of 4 GiB that is new, mapped, mapped with a snapshot (copy-on-write), and with extended L2 entries.
+# on an image that is mapped (1 GiB), new, mapped with a snapshot (copy-on-write), and new with extended L2 entries.
 # shellcheck shell=bash disable=SC2154
 
 new_image() {
@@ -35,13 +35,12 @@ requests() {  # NAME PREPARE IMAGE COUNT_4K COUNT_1M OPTION… — both kinds, o
 }
 
 section_requests() {
-  local depth kind
-  truncate -s 1G "$folder/full.raw"
+  local depth kind dirtied=1024
   head -c 1G /dev/urandom >"$folder/full.raw"
-  requests read mapped_image "$folder/mapped.qcow2" 200000 4096
-  requests write mapped_image "$folder/mapped.qcow2" 100000 2048 -w
+  requests read mapped_image "$folder/mapped.qcow2" 50000 4096
+  requests write mapped_image "$folder/mapped.qcow2" 20000 1024 -w
   requests fresh new_image "$folder/work.qcow2" 20000 1024 -w
-  requests cow snapshot_image "$folder/work.qcow2" 10000 512 -w
+  requests cow snapshot_image "$folder/work.qcow2" 5000 512 -w
   requests extended new_extended_image "$folder/work.qcow2" 20000 1024 -w
   rm -f "$folder"/{full.raw,mapped.qcow2,work.qcow2}
 
