@@ -203,7 +203,6 @@ Result<void> run(Output& output, const ConvertRequest& request) {
   if (has_backing && is_new && !made.shows_noise) options.target_zero_from = TRY(target.devices().at(1)->size());
   options.only_top_layer = has_backing;
   if (request.compress) options.compress_into = target.qcow2();
-  options.in_order = !request.compress && target.qcow2() != nullptr;
   options.bytes_per_second = request.bytes_per_second;
   if (request.progress) options.progress = [&](uint64_t done, uint64_t total) { progress.update(done, total); };
   if (request.salvage) {

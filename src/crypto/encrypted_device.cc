@@ -125,6 +125,7 @@ Result<std::vector<Extent>> EncryptedDevice::extents(uint64_t offset, uint64_t l
 DeviceCapabilities EncryptedDevice::capabilities() const {
   DeviceCapabilities capabilities = inner_->capabilities();
   capabilities.has_extents = false;
+  capabilities.grows_by_zeroes = false;
   return capabilities;
 }
 

@@ -19,7 +19,8 @@ struct ChainExtent {
   bool zero = false;     // known to read as zeroes
   bool data = false;     // held as data
   bool compressed = false;
-  std::optional<uint64_t> host_offset;  // in the file of layer `depth`; for compressed data, as in PlacedExtent; none where it is encrypted
+  std::optional<uint64_t>
+      host_offset;  // in the file of layer `depth`; for compressed data, as in PlacedExtent; none where it is encrypted
 };
 
 class ChainMap {

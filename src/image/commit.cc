@@ -7,6 +7,7 @@
 #include "image/buffer_pool.h"
 #include "image/parallel.h"
 #include "image/rate_limit.h"
+#include "image/write_behind.h"
 
 namespace varve::image {
 
@@ -40,12 +41,17 @@ struct Piece {
   bool zero = false;
 };
 
-Result<void> copy(BlockDevice& top, BlockDevice& base, const Piece& piece, BufferPool& buffers) {
+Result<void> copy(BlockDevice& top, BlockDevice& base, const Piece& piece, BufferPool& buffers, WriteBehind& behind,
+                  Turns::Turn& turn) {
+  if (piece.zero) TRY(turn.wait());
   if (piece.zero) return base.write_zeroes(piece.offset, piece.length, ZeroMode::kMayUnmap);
   BufferPool::Lease lease(buffers);
   const std::span<std::byte> buffer = lease.first(piece.length);
   TRY(top.read_at(piece.offset, buffer));
-  return base.write_at(piece.offset, buffer);
+  TRY(turn.wait());
+  TRY(base.write_in_turn(piece.offset, buffer, [&] { turn.pass(); }));
+  behind.written(piece.offset, piece.length);
+  return {};
 }
 
 }  // namespace
@@ -59,6 +65,7 @@ Result<void> commit_to(std::span<const std::shared_ptr<BlockDevice>> layers, siz
   const auto above = layers.first(base_index);
   RateLimit limit(options.bytes_per_second);
   BufferPool buffers(kPiece);
+  WriteBehind behind(base);
   std::mutex mutex;
   for (uint64_t offset = 0; offset < size; offset += kWindow) {
     const uint64_t window = std::min(kWindow, size - offset);
@@ -71,10 +78,10 @@ Result<void> commit_to(std::span<const std::shared_ptr<BlockDevice>> layers, siz
         length -= part;
       }
     }));
-    TRY(for_each_parallel(pieces.size(), copy_threads(), [&](size_t i) -> Result<void> {
+    TRY(for_each_in_turn(pieces.size(), copy_threads(), [&](size_t i, Turns::Turn& turn) -> Result<void> {
       if (options.interrupted && options.interrupted()) return make_error(ErrorKind::kInterrupted, "interrupted");
       if (!pieces[i].zero) limit.pass(pieces[i].length);
-      TRY(copy(top, base, pieces[i], buffers));
+      TRY(copy(top, base, pieces[i], buffers, behind, turn));
       const std::scoped_lock lock(mutex);
       if (options.progress) options.progress(pieces[i].offset, size);
       return {};

@@ -12,7 +12,6 @@
 
 #include "base/aligned_vector.h"
 #include "base/zero_bytes.h"
-
 #include "image/chain_map.h"
 
 namespace varve::image {

@@ -4,9 +4,7 @@
 
 #include <algorithm>
 #include <bit>
-#include <condition_variable>
 #include <cstring>
-#include <limits>
 #include <mutex>
 
 #include "base/checked.h"
@@ -21,7 +19,8 @@ namespace varve::image {
 
 namespace {
 
-constexpr uint64_t kBufferSize = 2u << 20;
+constexpr uint64_t kBufferSize = 2u << 20;             // of a thread; the largest cluster
+constexpr uint64_t kCompressBufferSize = 256u << 10;   // where the work is in compressing, and memory goes to that
 constexpr size_t kPiecesAtOnce = 4096;                 // are listed before they are copied
 constexpr uint64_t kExtentWindow = uint64_t{1} << 30;  // how far the source is asked ahead
 constexpr uint64_t kZeroUnit = 4096;                   // for zeroes, where every one of them is written
@@ -78,34 +77,6 @@ Result<uint64_t> data_bytes(const std::vector<ConvertSource>& sources, bool only
   return total;
 }
 
-// Lets pieces through in their order. A piece that failed stops those behind it, not those before.
-class Turns {
- public:
-  // False: a piece before this one failed.
-  bool wait(size_t index) {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return next_ == index || failed_ < index; });
-    return failed_ >= index;
-  }
-  void done() {
-    const std::scoped_lock lock(mutex_);
-    ++next_;
-    changed_.notify_all();
-  }
-  void fail(size_t index) {
-    const std::scoped_lock lock(mutex_);
-    failed_ = std::min(failed_, index);
-    changed_.notify_all();
-  }
-  void start_over() { next_ = 0; }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  size_t next_ = 0;
-  size_t failed_ = std::numeric_limits<size_t>::max();
-};
-
 class Copier {
  public:
   Copier(const std::vector<ConvertSource>& sources, BlockDevice& target, const ConvertOptions& options, uint64_t total)
@@ -116,6 +87,7 @@ class Copier {
         unit_(options.compress_into != nullptr ? options.compress_into->header().cluster_size()
               : options.sparse_size != 0       ? std::bit_floor(options.sparse_size)
                                                : kZeroUnit),
+        buffer_size_(options.compress_into != nullptr ? std::max(unit_, kCompressBufferSize) : kBufferSize),
         sparse_size_(options.compress_into != nullptr ? unit_ : options.sparse_size),
         limit_(options.bytes_per_second) {
     for (const ConvertSource& source : sources) size_ += source.size;
@@ -141,51 +113,41 @@ class Copier {
     }
     pieces_end_ = end;
     while (begin < end) {  // up to multiples of the buffer size, so that clusters of the target are written whole
-      const uint64_t length = std::min(end - begin, kBufferSize - begin % kBufferSize);
+      const uint64_t length = std::min(end - begin, buffer_size_ - begin % buffer_size_);
       pieces.push_back({begin, length, false});
       begin += length;
     }
   }
 
   Result<void> copy(const std::vector<Piece>& pieces) {
-    turns_.start_over();
-    return for_each_parallel(pieces.size(), copy_threads(), [&](size_t i) {
-      Result<void> copied = copy(pieces[i], i);
-      if (!copied) turns_.fail(i);
-      return copied;
+    return for_each_in_turn(pieces.size(), copy_threads(), [&](size_t i, Turns::Turn& turn) {
+      if (options_.compress_into != nullptr) turn.pass();  // those are written as they get ready
+      return copy(pieces[i], turn);
     });
   }
 
  private:
-  Result<void> copy(const Piece& piece, size_t index) {
+  Result<void> copy(const Piece& piece, Turns::Turn& turn) {
     if (options_.interrupted && options_.interrupted()) {
       Error error = make_error(ErrorKind::kInterrupted, "interrupted");
       error.offset = piece.offset;
       return error;
     }
     if (piece.zero) {
-      TRY(wait_for_turn(index));
-      TRY(zero(piece.offset, piece.length));
-      turns_.done();
-      return {};
+      TRY(turn.wait());
+      return zero(piece.offset, piece.length);
     }
     limit_.pass(piece.length);
     BufferPool::Lease lease(buffers_);
     const std::span<std::byte> buffer = lease.first(piece.length);
     TRY(read(piece.offset, buffer));
-    TRY(wait_for_turn(index));
-    TRY(write_sparsely(piece.offset, buffer));
-    turns_.done();
+    TRY(turn.wait());
+    TRY(write_sparsely(piece.offset, buffer, turn));
     if (!options_.progress) return {};
     const std::scoped_lock lock(report_lock_);
     done_ += piece.length;
     options_.progress(done_, total_);
     return {};
-  }
-
-  Result<void> wait_for_turn(size_t index) {
-    if (!options_.in_order || turns_.wait(index)) return {};
-    return make_error(ErrorKind::kInterrupted, "a piece before this one failed");
   }
 
   // From the sources, one behind the other.
@@ -226,6 +188,14 @@ class Copier {
     return {};
   }
 
+  // The last write of a piece: the next one need not wait until it is done.
+  Result<void> write_last(uint64_t offset, std::span<const std::byte> data, Turns::Turn& turn) {
+    if (options_.compress_into != nullptr) return write(offset, data);
+    Result<void> written = target_.write_in_turn(offset, data, [&] { turn.pass(); });
+    if (!written) return failed("writing", offset, std::move(written).error());
+    return {};
+  }
+
   Result<void> zero(uint64_t offset, uint64_t length) {
     if (offset >= options_.target_zero_from) return {};
     length = std::min(length, options_.target_zero_from - offset);
@@ -234,9 +204,9 @@ class Copier {
     return {};
   }
 
-  // Writes `data` but for its runs of zeroes that are long enough.
-  Result<void> write_sparsely(uint64_t offset, std::span<const std::byte> data) {
-    if (options_.sparse_size == 0) return write(offset, data);
+  // Writes `data`, whose turn it is, but for its runs of zeroes that are long enough.
+  Result<void> write_sparsely(uint64_t offset, std::span<const std::byte> data, Turns::Turn& turn) {
+    if (options_.sparse_size == 0) return write_last(offset, data, turn);
     size_t data_begin = 0;  // what is not yet written begins here
     size_t at = 0;
     while (at < data.size()) {
@@ -251,7 +221,7 @@ class Copier {
         at = std::min(data.size(), next_unit(offset, at));
       }
     }
-    if (data_begin != data.size()) return write(offset + data_begin, data.subspan(data_begin));
+    if (data_begin != data.size()) return write_last(offset + data_begin, data.subspan(data_begin), turn);
     return {};
   }
 
@@ -273,13 +243,13 @@ class Copier {
   BlockDevice& target_;
   const ConvertOptions& options_;
   uint64_t total_;
-  uint64_t size_ = 0;        // of all sources
-  uint64_t unit_;            // zeroes are looked for in units of this many bytes
+  uint64_t size_ = 0;  // of all sources
+  uint64_t unit_;      // zeroes are looked for in units of this many bytes
+  uint64_t buffer_size_;
   uint64_t sparse_size_;     // and so many of them make a hole
   uint64_t pieces_end_ = 0;  // of the data pieces so far
-  Turns turns_;
   RateLimit limit_;
-  BufferPool buffers_{kBufferSize};
+  BufferPool buffers_{buffer_size_};
   std::mutex report_lock_;
   uint64_t done_ = 0;
 };

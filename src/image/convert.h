@@ -28,10 +28,8 @@ struct ConvertOptions {
   // The target's own backing file shows what the source's lower layers hold: only the top layer is copied.
   bool only_top_layer = false;
   // Where the target is this image: clusters are written compressed, and only whole clusters of zeroes become holes.
+  // They lie in the order in which they got ready, others in that of the disk.
   qcow2::Image* compress_into = nullptr;
-  // Pieces are written one after the other, so that what a format allocates lies in the disk's order. (Compressed ones
-  // are written as they get ready.)
-  bool in_order = false;
   uint64_t bytes_per_second = 0;  // 0: as fast as it goes
   // Called now and then, from any thread but never from two at once; bytes of data.
   std::function<void(uint64_t done, uint64_t total)> progress = nullptr;

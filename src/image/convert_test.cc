@@ -42,8 +42,8 @@ TEST(Convert, CopiesDataAndLeavesHoles) {
   for (const bool target_is_zero : {true, false}) {
     MemoryDevice target("target", 20 * kMiB);
     if (!target_is_zero) fill(target, 0, 20 * kMiB, 9);
-    const Result<void> done =
-        convert({{{&source}, 20 * kMiB}}, target, {.sparse_size = 4096, .target_zero_from = target_is_zero ? 0 : UINT64_MAX});
+    const Result<void> done = convert({{{&source}, 20 * kMiB}}, target,
+                                      {.sparse_size = 4096, .target_zero_from = target_is_zero ? 0 : UINT64_MAX});
     ASSERT_TRUE(done) << done.error().message;
     EXPECT_EQ(contents(source), contents(target));
     EXPECT_LE(data_in(target), data_in(source));

@@ -83,6 +83,7 @@ Result<std::vector<Extent>> LuksImage::extents(uint64_t offset, uint64_t length)
 DeviceCapabilities LuksImage::capabilities() const {
   DeviceCapabilities capabilities = file_->capabilities();
   capabilities.has_extents = false;
+  capabilities.grows_by_zeroes = false;
   return capabilities;
 }
 

@@ -19,6 +19,42 @@ unsigned copy_threads() {
   return static_cast<unsigned>(std::clamp(CPU_COUNT(&set), 1, 8));
 }
 
+Result<void> Turns::Turn::wait() {
+  std::unique_lock lock(turns_.mutex_);
+  turns_.changed_.wait(lock, [&] { return turns_.next_ >= index_ || turns_.failed_ < index_; });
+  if (turns_.failed_ >= index_) return {};
+  return make_error(ErrorKind::kInterrupted, "a piece before this one failed");
+}
+
+void Turns::Turn::pass() {
+  const std::scoped_lock lock(turns_.mutex_);
+  if (turns_.next_ > index_) return;
+  turns_.next_ = index_ + 1;
+  turns_.changed_.notify_all();
+}
+
+void Turns::fail(size_t index) {
+  const std::scoped_lock lock(mutex_);
+  failed_ = std::min(failed_, index);
+  changed_.notify_all();
+}
+
+Result<void> for_each_in_turn(size_t count, unsigned threads,
+                              const std::function<Result<void>(size_t, Turns::Turn&)>& work) {
+  Turns turns;
+  return for_each_parallel(count, threads, [&](size_t i) {
+    Turns::Turn turn(turns, i);
+    Result<void> done = work(i, turn);
+    if (!done) {
+      turns.fail(i);
+      return done;
+    }
+    if (auto waited = turn.wait(); !waited) return waited;
+    turn.pass();
+    return done;
+  });
+}
+
 Result<void> for_each_parallel(size_t count, unsigned threads, const std::function<Result<void>(size_t)>& work) {
   std::atomic<size_t> next = 0;
   std::atomic<bool> failed = false;

@@ -10,6 +10,7 @@
 #include "base/zero_bytes.h"
 #include "image/buffer_pool.h"
 #include "image/parallel.h"
+#include "image/write_behind.h"
 #include "io/memory_device.h"
 
 namespace varve::image {
@@ -17,7 +18,7 @@ namespace varve::image {
 namespace {
 
 constexpr uint64_t kWindow = uint64_t{1} << 30;  // chains are asked for extents this far at once
-constexpr uint64_t kPiece = uint64_t{2} << 20;   // and read this much at once
+constexpr uint64_t kPiece = uint64_t{1} << 20;   // and read this much at once, or a whole cluster
 
 // A stretch where the chains may differ.
 struct Doubt {
@@ -27,10 +28,10 @@ struct Doubt {
   bool new_zero = false;
 };
 
-void add_doubt(std::vector<Doubt>& doubts, Doubt doubt) {
+void add_doubt(std::vector<Doubt>& doubts, Doubt doubt, uint64_t piece) {
   if (doubt.old_zero && doubt.new_zero) return;
   while (doubt.length != 0) {  // ends at multiples of the piece, so that units are not cut
-    const uint64_t length = std::min(doubt.length, kPiece - doubt.offset % kPiece);
+    const uint64_t length = std::min(doubt.length, piece - doubt.offset % piece);
     doubts.push_back({doubt.offset, length, doubt.old_zero, doubt.new_zero});
     doubt.offset += length;
     doubt.length -= length;
@@ -38,7 +39,8 @@ void add_doubt(std::vector<Doubt>& doubts, Doubt doubt) {
 }
 
 Result<std::vector<Doubt>> find_doubts(BlockDevice& overlay, std::span<const ChainLayer> old_chain,
-                                       std::span<const ChainLayer> new_chain, uint64_t offset, uint64_t length) {
+                                       std::span<const ChainLayer> new_chain, uint64_t offset, uint64_t length,
+                                       uint64_t piece) {
   std::vector<Doubt> doubts;
   for (const Extent& extent : TRY(overlay.extents(offset, length))) {
     if (extent.kind != ExtentKind::kUnallocated) continue;
@@ -51,7 +53,7 @@ Result<std::vector<Doubt>> find_doubts(BlockDevice& overlay, std::span<const Cha
     while (a < before.size() && b < after.size()) {
       const uint64_t end = std::min(before[a].offset + before[a].length, after[b].offset + after[b].length);
       const bool same = !before[a].zero && !after[b].zero && before[a].owner == after[b].owner;
-      if (!same) add_doubt(doubts, {at, end - at, before[a].zero, after[b].zero});
+      if (!same) add_doubt(doubts, {at, end - at, before[a].zero, after[b].zero}, piece);
       at = end;
       if (before[a].offset + before[a].length == end) ++a;
       if (after[b].offset + after[b].length == end) ++b;
@@ -72,10 +74,15 @@ Result<void> read_chain(std::span<const ChainLayer> chain, uint64_t offset, std:
 class Copier {
  public:
   Copier(BlockDevice& overlay, std::span<const ChainLayer> old_chain, std::span<const ChainLayer> new_chain,
-         uint64_t old_size, uint64_t unit)
-      : overlay_(overlay), old_chain_(old_chain), new_chain_(new_chain), old_size_(old_size), unit_(unit) {}
+         uint64_t old_size, uint64_t unit, uint64_t piece)
+      : overlay_(overlay),
+        old_chain_(old_chain),
+        new_chain_(new_chain),
+        old_size_(old_size),
+        unit_(unit),
+        buffers_(piece) {}
 
-  Result<void> settle(const Doubt& doubt) {
+  Result<void> settle(const Doubt& doubt, Turns::Turn& turn) {
     BufferPool::Lease before_lease(buffers_);
     BufferPool::Lease after_lease(buffers_);
     const std::span<std::byte> before = before_lease.first(doubt.length);
@@ -90,26 +97,40 @@ class Copier {
       if (doubt.new_zero) return all_zero(before.subspan(from, length));
       return std::memcmp(&before[from], &after[from], length) == 0;
     };
-    uint64_t run = 0;  // what differs and is not written yet begins here
-    uint64_t at = 0;
-    while (at < doubt.length) {
+    std::vector<Run> differing;
+    for (uint64_t at = 0; at < doubt.length;) {
       const uint64_t next = std::min(align_down(doubt.offset + at, unit_) + unit_ - doubt.offset, doubt.length);
-      if (is_same(at, next - at)) {
-        TRY(keep(doubt, run, before.subspan(run, at - run)));
-        run = next;
+      if (!is_same(at, next - at)) {
+        if (!differing.empty() && differing.back().end == at)
+          differing.back().end = next;
+        else
+          differing.push_back({at, next});
       }
       at = next;
     }
-    return keep(doubt, run, before.subspan(run));
+    TRY(turn.wait());
+    for (const Run& run : differing) {
+      const bool last = &run == &differing.back();
+      TRY(keep(doubt.offset + run.begin, before.subspan(run.begin, run.end - run.begin), last ? &turn : nullptr));
+    }
+    return {};
   }
 
  private:
-  Result<void> keep(const Doubt& doubt, uint64_t at, std::span<const std::byte> bytes) const {
-    if (bytes.empty()) return {};
+  struct Run {
+    uint64_t begin = 0;
+    uint64_t end = 0;
+  };
+
+  // Passes on `turn`, if there is one.
+  Result<void> keep(uint64_t offset, std::span<const std::byte> bytes, Turns::Turn* turn) {
     // As with QEMU, what was the backing file's own becomes data, zero or not.
-    if (doubt.offset + at >= old_size_)
-      return overlay_.write_zeroes(doubt.offset + at, bytes.size(), ZeroMode::kMayUnmap);
-    return overlay_.write_at(doubt.offset + at, bytes);
+    if (offset >= old_size_) return overlay_.write_zeroes(offset, bytes.size(), ZeroMode::kMayUnmap);
+    TRY(overlay_.write_in_turn(offset, bytes, [&] {
+      if (turn != nullptr) turn->pass();
+    }));
+    behind_.written(offset, bytes.size());
+    return {};
   }
 
   BlockDevice& overlay_;
@@ -117,7 +138,8 @@ class Copier {
   std::span<const ChainLayer> new_chain_;
   uint64_t old_size_;
   uint64_t unit_;
-  BufferPool buffers_{kPiece};
+  BufferPool buffers_;
+  WriteBehind behind_{overlay_};
 };
 
 }  // namespace
@@ -128,14 +150,15 @@ Result<void> copy_for_rebase(qcow2::Image& overlay, std::span<const ChainLayer> 
   if (overlay.backing() == nullptr) overlay.set_backing(std::make_shared<MemoryDevice>());
   const uint64_t size = TRY(overlay.size());
   const uint64_t old_size = old_chain.empty() ? 0 : TRY(old_chain[0].device->size());
-  Copier copier(overlay, old_chain, new_chain, old_size, overlay.header().subcluster_size());
+  const uint64_t piece = std::max(kPiece, overlay.header().cluster_size());
+  Copier copier(overlay, old_chain, new_chain, old_size, overlay.header().subcluster_size(), piece);
   std::mutex mutex;
   for (uint64_t offset = 0; offset < size; offset += kWindow) {
     const uint64_t length = std::min(kWindow, size - offset);
-    const std::vector<Doubt> doubts = TRY(find_doubts(overlay, old_chain, new_chain, offset, length));
-    TRY(for_each_parallel(doubts.size(), copy_threads(), [&](size_t i) -> Result<void> {
+    const std::vector<Doubt> doubts = TRY(find_doubts(overlay, old_chain, new_chain, offset, length, piece));
+    TRY(for_each_in_turn(doubts.size(), copy_threads(), [&](size_t i, Turns::Turn& turn) -> Result<void> {
       if (options.interrupted && options.interrupted()) return make_error(ErrorKind::kInterrupted, "interrupted");
-      TRY(copier.settle(doubts[i]));
+      TRY(copier.settle(doubts[i], turn));
       const std::scoped_lock lock(mutex);
       if (options.progress) options.progress(doubts[i].offset, size);
       return {};

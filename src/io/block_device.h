@@ -17,6 +17,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -40,9 +41,10 @@ struct Extent {
 
 struct DeviceCapabilities {
   bool can_write = false;
-  bool can_grow = false;     // resize up, writes past the end
-  bool can_discard = false;  // discard gives space back
-  bool has_extents = false;  // extents() knows more than "all data"
+  bool can_grow = false;         // resize up, writes past the end
+  bool can_discard = false;      // discard gives space back
+  bool has_extents = false;      // extents() knows more than "all data"
+  bool grows_by_zeroes = false;  // what it grew by, and nobody wrote, reads as zeroes
 };
 
 enum class ZeroMode : uint8_t {
@@ -59,6 +61,14 @@ class BlockDevice {
 
   virtual Result<void> read_at(uint64_t offset, std::span<std::byte> buffer) = 0;
   virtual Result<void> write_at(uint64_t offset, std::span<const std::byte> data) = 0;
+  // As write_at(), of at least one byte. Calls `placed` as soon as where the bytes will lie is settled: what others
+  // write from then on lies behind them, if the device chooses places. Where it fails before that, `placed` is not
+  // called.
+  virtual Result<void> write_in_turn(uint64_t offset, std::span<const std::byte> data,
+                                     const std::function<void()>& placed) {
+    placed();
+    return write_at(offset, data);
+  }
   virtual Result<void> write_zeroes(uint64_t offset, uint64_t length, ZeroMode mode) = 0;
   virtual Result<void> discard(uint64_t offset, uint64_t length) = 0;
   virtual Result<void> flush() = 0;

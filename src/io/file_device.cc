@@ -300,7 +300,8 @@ DeviceCapabilities FileDevice::capabilities() const {
   return {.can_write = writable,
           .can_grow = writable && !is_block_device_,
           .can_discard = writable && can_punch_holes_,
-          .has_extents = !is_block_device_};
+          .has_extents = !is_block_device_,
+          .grows_by_zeroes = true};
 }
 
 Result<uint64_t> FileDevice::allocated_bytes() const {

@@ -21,7 +21,7 @@ class MemoryDevice final : public BlockDevice {
   Result<uint64_t> size() override;
   Result<void> resize(uint64_t new_size) override;
   Result<std::vector<Extent>> extents(uint64_t offset, uint64_t length) override;
-  DeviceCapabilities capabilities() const override { return {true, true, true, true}; }
+  DeviceCapabilities capabilities() const override { return {true, true, true, true, true}; }
   const std::string& name() const override { return name_; }
 
   // An independent copy with the same contents.

@@ -220,22 +220,41 @@ Result<void> Image::read_at(uint64_t offset, std::span<std::byte> buffer) {
 }
 
 Result<void> Image::write_at(uint64_t offset, std::span<const std::byte> data) {
+  return write_in_turn(offset, data, [] {});
+}
+
+Result<void> Image::write_in_turn(uint64_t offset, std::span<const std::byte> data,
+                                  const std::function<void()>& placed) {
   if (!state_->writer) return read_only(name());
   TRY(check_range(name(), offset, data.size(), state_->header.size));
   TRY(state_->check_readable());
   TRY(record_write(offset, data.size()));
   const std::shared_lock io(state_->io_lock);
+  ImageWriter& writer = *state_->writer;
   while (!data.empty()) {
     std::unique_lock lock(state_->metadata_lock);
     uint64_t done = 0;
-    if (const auto place = TRY(state_->writer->find_in_place(offset, data.size())); place.length != 0) {
+    if (const auto place = TRY(writer.find_in_place(offset, data.size())); place.length != 0) {
       lock.unlock();
-      TRY(state_->guest_data->write(place.host_offset, offset, data.first(place.length)));
       done = place.length;
+      if (done == data.size()) placed();
+      TRY(state_->guest_data->write(place.host_offset, offset, data.first(done)));
+    } else if (writer.is_being_written(offset, data.size())) {
+      state_->whole_written.wait(lock);  // two writes to one cluster must not both allocate it
+    } else if (const auto fresh = TRY(writer.begin_whole(offset, data.size())); fresh.count != 0) {
+      lock.unlock();
+      done = fresh.count * state_->header.cluster_size();
+      if (done == data.size()) placed();
+      Result<void> written = state_->guest_data->write(fresh.host, offset, data.first(done));
+      lock.lock();
+      Result<void> ended = writer.end_whole(fresh, std::move(written));
+      state_->whole_written.notify_all();
+      TRY(std::move(ended));
+      if (writer.wants_write_back()) TRY(writer.write_back());
     } else {
-      // Two writes to one cluster must not both allocate it: the data goes out under the lock here.
-      done = TRY(state_->writer->write_allocating(offset, data));
-      if (state_->writer->wants_write_back()) TRY(state_->writer->write_back());
+      done = TRY(writer.write_allocating(offset, data));
+      if (done == data.size()) placed();
+      if (writer.wants_write_back()) TRY(writer.write_back());
     }
     offset += done;
     data = data.subspan(done);
@@ -321,6 +340,16 @@ Result<void> Image::flush() {
   const std::lock_guard lock(state_->metadata_lock);
   TRY(state_->writer->write_back());
   return state_->writer->release_freed();
+}
+
+void Image::start_write_back(uint64_t offset, uint64_t length) {
+  if (offset >= state_->header.size) return;
+  const auto extents = placed_extents(offset, length);
+  if (!extents) return;  // who reads or writes there is told
+  for (const PlacedExtent& e : *extents) {
+    if (e.kind == ExtentKind::kData && e.host_offset && !e.compressed)
+      state_->data->start_write_back(*e.host_offset, e.length);
+  }
 }
 
 Result<std::vector<Extent>> Image::extents(uint64_t offset, uint64_t length) {

@@ -108,9 +108,12 @@ class Image final : public BlockDevice {
   Result<void> write_compressed(uint64_t offset, std::span<const std::byte> data);
   // kMayUnmap frees clusters; kKeepAllocated keeps them where they are (v3). Whole clusters by their tables, edges by
   // data.
+  Result<void> write_in_turn(uint64_t offset, std::span<const std::byte> data,
+                             const std::function<void()>& placed) override;
   Result<void> write_zeroes(uint64_t offset, uint64_t length, ZeroMode mode) override;
   Result<void> discard(uint64_t offset, uint64_t length) override;
   Result<void> flush() override;
+  void start_write_back(uint64_t offset, uint64_t length) override;
   Result<uint64_t> size() override;
   // The backing file that the header names; neither: none. One sector is written last, so a crash leaves the old name
   // or the new one. What shows through in this object is set_backing()'s matter. kNoSpace where the header has no room.

@@ -1,6 +1,7 @@
 // What an open image consists of; shared by the files that implement qcow2::Image and SnapshotTransaction.
 #pragma once
 
+#include <condition_variable>
 #include <functional>
 #include <mutex>
 #include <shared_mutex>
@@ -27,7 +28,8 @@ struct Image::State {
   uint64_t snapshot_table_bytes = 0;
   bool writable = false;
 
-  std::mutex metadata_lock;  // mapping, writer
+  std::mutex metadata_lock;               // mapping, writer
+  std::condition_variable whole_written;  // with it: a write of whole clusters has ended
   // Held shared while guest data is read or written in place, exclusively where clusters that such I/O may still be
   // looking at are given away.
   std::shared_mutex io_lock;
@@ -53,8 +55,8 @@ struct Image::State {
   struct FoundTable {
     uint64_t offset = 0;
     uint64_t guest_offset = 0;  // of the first cluster that it maps
-    bool active = false;    // used by the active disk, and perhaps by snapshots
-    uint64_t l1_entry = 0;  // counted through the L1 tables of the active disk and of all snapshots
+    bool active = false;        // used by the active disk, and perhaps by snapshots
+    uint64_t l1_entry = 0;      // counted through the L1 tables of the active disk and of all snapshots
   };
   Result<std::vector<FoundTable>> all_tables();
   Result<bool> expand_zeroes(const FoundTable& found, std::span<be64> table);

@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstring>
+#include <future>
 #include <random>
 #include <thread>
 
@@ -123,6 +125,141 @@ TEST(Qcow2Image, WritersOfDifferentPartsOfOneClusterDoNotLoseEachOthersBytes) {
   flusher.join();
   const auto all = read_all(*image);
   for (size_t i = 0; i < all.size(); ++i) ASSERT_EQ(all[i], static_cast<std::byte>(i / 512 % 4 + 1)) << i;
+}
+
+TEST(Qcow2Image, AFirstWriteToAPartOfAClusterLeavesTheFileWithWholeClusters) {
+  const auto file = new_image({.size = 1 << 20});
+  const auto image = open_image(file);
+  const auto data = pattern(100, 3);
+  ASSERT_TRUE(image->write_at(65536 + 1000, data));
+  ASSERT_TRUE(image->flush());
+  EXPECT_EQ(*file->size() % 65536, 0u);
+  std::vector<std::byte> expected(1 << 20);
+  std::memcpy(&expected[65536 + 1000], data.data(), data.size());
+  EXPECT_EQ(read_all(*image), expected);
+}
+
+// Each thread has a part of the disk for itself; the borders lie within clusters.
+TEST(Qcow2Image, ThreadsThatWriteZeroAndDiscardSideBySideAgreeWithAModel) {
+  constexpr uint64_t kPart = (512 << 10) + 1536;
+  constexpr uint64_t kCluster = 4096;
+  const auto file = new_image({.size = 4 * kPart, .cluster_size = kCluster});
+  const auto image = open_image(file);
+  const auto live = [&](unsigned part) {
+    std::mt19937_64 random(part);
+    std::vector<std::byte> model(kPart);
+    for (int step = 0; step < 300; ++step) {
+      const bool whole = random() % 2 == 0;
+      const uint64_t base = part * kPart;
+      uint64_t offset = random() % kPart;
+      uint64_t length = std::min(kPart - offset, 1 + random() % (whole ? 16 * kCluster : kCluster));
+      if (whole) {  // from a border of the disk's clusters to another one, where there is room for that
+        const uint64_t begin = std::min((base + offset + kCluster - 1) / kCluster * kCluster - base, kPart - 1);
+        length = std::max<uint64_t>(std::min(length, kPart - begin) / kCluster * kCluster, 1);
+        offset = begin;
+      }
+      switch (random() % 8) {
+        case 0:
+          EXPECT_TRUE(image->write_zeroes(base + offset, length, ZeroMode::kMayUnmap));
+          std::memset(&model[offset], 0, length);
+          break;
+        case 1:
+          EXPECT_TRUE(image->flush());
+          break;
+        default: {
+          const auto data = pattern(length, static_cast<unsigned>(random()));
+          EXPECT_TRUE(image->write_at(base + offset, data));
+          std::memcpy(&model[offset], data.data(), length);
+        }
+      }
+    }
+    std::vector<std::byte> now(kPart);
+    EXPECT_TRUE(image->read_at(part * kPart, now));
+    EXPECT_TRUE(now == model) << "part " << part;
+    return model;
+  };
+  std::vector<std::vector<std::byte>> models(4);
+  std::vector<std::thread> threads;
+  for (unsigned part = 0; part < 4; ++part) threads.emplace_back([&, part] { models[part] = live(part); });
+  for (auto& t : threads) t.join();
+  ASSERT_TRUE(image->flush());
+  const auto all = read_all(*open_image(file, false));
+  for (size_t part = 0; part < 4; ++part)
+    EXPECT_EQ(std::memcmp(&all[part * kPart], models[part].data(), kPart), 0) << "part " << part;
+}
+
+// Holds back one write of guest data until the file is about to get another size.
+class HeldBack final : public BlockDevice {
+ public:
+  explicit HeldBack(std::shared_ptr<BlockDevice> below) : below_(std::move(below)) {}
+
+  void hold_next_write_of(size_t bytes) { held_bytes_ = bytes; }
+  void wait_until_held() { held_.get_future().wait(); }
+  bool resized_beside_it() const { return resized_beside_it_; }
+
+  Result<void> write_at(uint64_t offset, std::span<const std::byte> data) override {
+    if (data.size() != held_bytes_.load()) return below_->write_at(offset, data);
+    held_bytes_ = 0;
+    held_.set_value();
+    resizing_.get_future().wait();
+    Result<void> written = below_->write_at(offset, data);
+    written_.set_value();
+    return written;
+  }
+  Result<void> resize(uint64_t new_size) override {
+    if (!resized_beside_it_) {
+      resized_beside_it_ = true;
+      resizing_.set_value();
+      written_.get_future().wait();
+    }
+    return below_->resize(new_size);
+  }
+  Result<void> read_at(uint64_t offset, std::span<std::byte> buffer) override {
+    return below_->read_at(offset, buffer);
+  }
+  Result<void> write_zeroes(uint64_t offset, uint64_t length, ZeroMode mode) override {
+    return below_->write_zeroes(offset, length, mode);
+  }
+  Result<void> discard(uint64_t offset, uint64_t length) override { return below_->discard(offset, length); }
+  Result<void> flush() override { return below_->flush(); }
+  Result<uint64_t> size() override { return below_->size(); }
+  Result<std::vector<Extent>> extents(uint64_t offset, uint64_t length) override {
+    return below_->extents(offset, length);
+  }
+  DeviceCapabilities capabilities() const override { return below_->capabilities(); }
+  const std::string& name() const override { return below_->name(); }
+
+ private:
+  std::shared_ptr<BlockDevice> below_;
+  std::atomic<size_t> held_bytes_ = 0;
+  std::promise<void> held_;
+  std::promise<void> resizing_;
+  std::promise<void> written_;
+  bool resized_beside_it_ = false;
+};
+
+// The file is made longer, for a cluster written in part, while other clusters are being written behind its end.
+TEST(Qcow2Image, WhatIsBeingWrittenIsNotCutOffWhenTheFileGrows) {
+  constexpr uint64_t kTables = (32 << 20) / 512;  // as many as may be dirty
+  constexpr uint64_t kPerTable = 64 * 512;
+  const auto memory = new_image({.size = (kTables + 1) * kPerTable, .cluster_size = 512});
+  const auto file = std::make_shared<HeldBack>(memory);
+  const auto image = open_image(file);
+  ASSERT_TRUE(image->write_at(8 * 512, pattern(512, 1)));
+  const auto in_part = pattern(100, 5);
+  for (uint64_t table = 0; table < kTables; ++table) ASSERT_TRUE(image->write_at(table * kPerTable, in_part));
+  const auto data = pattern(20 * 512, 6);
+  file->hold_next_write_of(data.size());
+  std::thread writer([&] { EXPECT_TRUE(image->write_at(kTables * kPerTable, data)); });
+  file->wait_until_held();
+  ASSERT_TRUE(image->write_zeroes(8 * 512, 512, ZeroMode::kMayUnmap));  // now there are too many dirty tables
+  writer.join();
+  EXPECT_TRUE(file->resized_beside_it());
+  ASSERT_TRUE(image->flush());
+  const auto reopened = open_image(memory, false);
+  std::vector<std::byte> now(data.size());
+  ASSERT_TRUE(reopened->read_at(kTables * kPerTable, now));
+  EXPECT_EQ(now, data);
 }
 
 struct Shape {

@@ -13,12 +13,6 @@ namespace varve::qcow2 {
 namespace {
 
 constexpr size_t kMaxDirtyBytes = size_t{32} << 20;
-constexpr uint64_t kAllSubclusters = 0xffffffff;
-
-// Bits [first, last) of 32.
-uint64_t subcluster_mask(uint64_t first, uint64_t last) {
-  return ((uint64_t{1} << last) - 1) & ~((uint64_t{1} << first) - 1);
-}
 
 }  // namespace
 
@@ -134,199 +128,6 @@ Result<void> ImageWriter::drop_cluster(uint64_t guest_cluster, uint64_t entry) {
       return {};
     }
   }
-  return {};
-}
-
-// An external data file ends where the disk does; in the image file, clusters are whole.
-Result<void> ImageWriter::write_data(uint64_t host, uint64_t guest_offset, std::span<const std::byte> data) {
-  if (header_.has_data_file()) data = data.first(std::min<uint64_t>(data.size(), header_.size - guest_offset));
-  return data_.write(host, guest_offset, data);
-}
-
-// Writes `data` at guest `offset` into fresh clusters at `host` that stand for the guest from `guest_cluster` on, and
-// around it, up to the cluster borders, what the guest saw there before.
-Result<void> ImageWriter::write_clusters(uint64_t host, uint64_t guest_cluster, uint64_t offset,
-                                         std::span<const std::byte> data) {
-  const uint64_t head = offset - guest_cluster;
-  const uint64_t end = align_up(head + data.size(), cluster_size());
-  const uint64_t tail = end - head - data.size();
-  const auto old = [&](uint64_t guest, std::span<std::byte> buffer) -> Result<void> {
-    const uint64_t there = guest < header_.size ? std::min<uint64_t>(buffer.size(), header_.size - guest) : 0;
-    if (there < buffer.size()) std::memset(buffer.data() + there, 0, buffer.size() - there);
-    return reader_.read(mapping_, nullptr, backing_.get(), guest, buffer.first(there));
-  };
-  if (head == 0 && tail == 0) return data_.write(host, guest_cluster, data);
-  // One write, so that a preallocated or reused cluster is never half old for longer than it must.
-  AlignedVector<std::byte> whole(end);
-  TRY(old(guest_cluster, std::span(whole).first(head)));
-  std::memcpy(&whole[head], data.data(), data.size());
-  TRY(old(offset + data.size(), std::span(whole).subspan(head + data.size())));
-  return write_data(host, guest_cluster, whole);
-}
-
-Result<uint64_t> ImageWriter::write_allocating(uint64_t offset, std::span<const std::byte> data) {
-  const uint64_t l1 = mapping_.l1_index(offset);
-  L2Table* table = TRY(writable_table(l1));
-  const uint64_t table_end = align_down(offset, header_.bytes_per_l2_table()) + header_.bytes_per_l2_table();
-  data = data.first(std::min<uint64_t>(data.size(), table_end - offset));
-  dirty_tables_.insert(l1);
-  return mapping_.format().extended ? write_extended(*table, offset, data) : write_standard(*table, offset, data);
-}
-
-Result<uint64_t> ImageWriter::write_standard(L2Table& table, uint64_t offset, std::span<const std::byte> data) {
-  const EntryFormat& f = mapping_.format();
-  const uint64_t guest_cluster = align_down(offset, cluster_size());
-  const uint64_t in_cluster = offset - guest_cluster;
-  const uint64_t first_index = mapping_.l2_index(offset);
-  const uint64_t wanted = div_round_up(in_cluster + data.size(), cluster_size());
-  const auto can_write_in_place = [&](uint64_t entry) {
-    return f.kind(entry) == ClusterKind::kData && (entry & kEntryCopied) != 0;
-  };
-
-  // A zero cluster that keeps its own place: fill the place, then take the flag away.
-  const uint64_t first_entry = table.entry(f, first_index);
-  if (f.kind(first_entry) == ClusterKind::kZeroAllocated && (first_entry & kEntryCopied) != 0) {
-    const auto piece = data.first(std::min<uint64_t>(data.size(), cluster_size() - in_cluster));
-    const uint64_t host = first_entry & kOffsetMask;
-    if (!f.data_file) TRY(check_no_metadata(host / cluster_size(), 1));
-    filled_places_ = true;
-    TRY(write_clusters(host, guest_cluster, offset, piece));
-    set_entry(table, first_index, host | kEntryCopied, 0);
-    return piece.size();
-  }
-
-  uint64_t count = 1;
-  while (count < wanted && first_index + count < mapping_.entries_per_table()) {
-    const uint64_t entry = table.entry(f, first_index + count);
-    if (can_write_in_place(entry) || f.kind(entry) == ClusterKind::kZeroAllocated) break;
-    ++count;
-  }
-  const auto [cluster, length] = TRY(place_data(guest_cluster, count));
-  const auto piece = data.first(std::min<uint64_t>(data.size(), length * cluster_size() - in_cluster));
-  const uint64_t host = cluster * cluster_size();
-  if (auto written = write_clusters(host, guest_cluster, offset, piece); !written) {
-    forget_place(cluster, length);
-    return std::move(written).error();
-  }
-  for (uint64_t i = 0; i < length; ++i) {
-    TRY(drop_cluster(guest_cluster + i * cluster_size(), table.entry(f, first_index + i)));
-    set_entry(table, first_index + i, (host + i * cluster_size()) | kEntryCopied, 0);
-  }
-  if (f.data_file) dropped_data_.erase(cluster, length);
-  return piece.size();
-}
-
-Result<uint64_t> ImageWriter::write_extended(L2Table& table, uint64_t offset, std::span<const std::byte> data) {
-  const EntryFormat& f = mapping_.format();
-  const uint64_t guest_cluster = align_down(offset, cluster_size());
-  const uint64_t in_cluster = offset - guest_cluster;
-  const uint64_t index = mapping_.l2_index(offset);
-  const uint64_t entry = table.entry(f, index);
-  const uint64_t bitmap = table.bitmap(index);
-  const auto piece = data.first(std::min<uint64_t>(data.size(), cluster_size() - in_cluster));
-  const uint64_t subcluster = cluster_size() / 32;
-  const uint64_t first = in_cluster / subcluster;
-  const uint64_t last = div_round_up(in_cluster + piece.size(), subcluster);
-  const uint64_t touched = subcluster_mask(first, last);
-  const ClusterKind kind = f.kind(entry);
-
-  // The touched subclusters whole, the guest's bytes in the middle.
-  const auto read_around = [&](uint64_t from, uint64_t to, AlignedVector<std::byte>& buffer) -> Result<void> {
-    buffer.resize(to - from);
-    const uint64_t guest = guest_cluster + from;
-    const uint64_t there = guest < header_.size ? std::min<uint64_t>(buffer.size(), header_.size - guest) : 0;
-    TRY(reader_.read(mapping_, nullptr, backing_.get(), guest, std::span(buffer).first(there)));
-    std::memcpy(&buffer[in_cluster - from], piece.data(), piece.size());
-    return {};
-  };
-  AlignedVector<std::byte> buffer;
-  const uint64_t new_alloc = ((bitmap & kAllSubclusters) | touched) & kAllSubclusters;
-  const uint64_t new_zero = (bitmap >> 32) & ~touched;
-
-  if (kind == ClusterKind::kData && (entry & kEntryCopied) != 0) {  // our cluster, subclusters not allocated yet
-    if (!f.data_file) TRY(check_no_metadata((entry & kOffsetMask) / cluster_size(), 1));
-    TRY(read_around(first * subcluster, last * subcluster, buffer));
-    filled_places_ = true;
-    TRY(write_data((entry & kOffsetMask) + first * subcluster, guest_cluster + first * subcluster, buffer));
-    set_entry(table, index, entry, new_alloc | new_zero << 32);
-    return piece.size();
-  }
-  const bool had_content = kind == ClusterKind::kData || kind == ClusterKind::kCompressed;
-  const uint64_t from = had_content ? 0 : first * subcluster;
-  const uint64_t to = had_content ? cluster_size() : last * subcluster;
-  TRY(read_around(from, to, buffer));
-  const uint64_t cluster = TRY(place_data(guest_cluster, 1)).first;
-  if (auto written = write_data(cluster * cluster_size() + from, guest_cluster + from, buffer); !written) {
-    forget_place(cluster, 1);
-    return std::move(written).error();
-  }
-  TRY(drop_cluster(guest_cluster, entry));
-  const uint64_t new_bitmap = kind == ClusterKind::kCompressed ? kAllSubclusters : new_alloc | new_zero << 32;
-  set_entry(table, index, cluster * cluster_size() | kEntryCopied, new_bitmap);
-  if (f.data_file) dropped_data_.erase(cluster, 1);
-  return piece.size();
-}
-
-// Places for up to `count` clusters of guest data, {first cluster, how many}. In an external data file everything has
-// its place already, at the guest's own offset, and nothing is counted (specification, "External data file").
-Result<std::pair<uint64_t, uint64_t>> ImageWriter::place_data(uint64_t guest_cluster, uint64_t count) {
-  if (header_.has_data_file()) return std::pair{guest_cluster / cluster_size(), count};
-  const auto place = TRY(refcounts_.allocate_up_to(count));
-  TRY(check_no_metadata(place.first, place.second));
-  return place;
-}
-
-// Nothing will refer to what place_data() gave.
-void ImageWriter::forget_place(uint64_t first_cluster, uint64_t count) {
-  if (!header_.has_data_file()) freed_.emplace_back(first_cluster, count);
-}
-
-// Counts a place of `length` bytes for a compressed cluster. Every compressed cluster counts once in each host cluster
-// that it touches.
-Result<uint64_t> ImageWriter::place_compressed(uint64_t length) {
-  const uint64_t max_refcount = header_.refcount_order == 6 ? UINT64_MAX : (uint64_t{1} << header_.refcount_bits()) - 1;
-  uint64_t room = 0;
-  if (pack_offset_ != 0) {
-    const uint64_t count = TRY(refcounts_.get(pack_offset_ / cluster_size()));
-    room = count == 0 || count >= max_refcount ? 0 : align_up(pack_offset_, cluster_size()) - pack_offset_;
-  }
-  uint64_t offset = pack_offset_;
-  uint64_t present = 0;  // the stream begins in this host cluster, which others use, too
-  if (room >= length) {
-    present = offset / cluster_size();
-  } else {
-    const uint64_t fresh = TRY(refcounts_.allocate(1)) * cluster_size();
-    TRY(check_no_metadata(fresh / cluster_size(), 1));
-    if (room != 0 && align_up(offset, cluster_size()) == fresh)
-      present = offset / cluster_size();
-    else
-      offset = fresh;
-  }
-  if (present != 0) {
-    if (auto counted = refcounts_.increment(present, 1); !counted) return std::move(counted).error();
-  }
-  pack_offset_ = offset + length;
-  if (pack_offset_ % cluster_size() == 0) pack_offset_ = 0;
-  return offset;
-}
-
-Result<void> ImageWriter::write_compressed(uint64_t guest_cluster, std::span<const std::byte> stream) {
-  TRY(check_usable());
-  const EntryFormat& f = mapping_.format();
-  const uint64_t l1 = mapping_.l1_index(guest_cluster);
-  const uint64_t index = mapping_.l2_index(guest_cluster);
-  L2Table* table = TRY(writable_table(l1));
-  dirty_tables_.insert(l1);
-  const uint64_t offset = TRY(place_compressed(stream.size()));
-  const uint64_t sectors = (offset + stream.size() - 1) / 512 - offset / 512;
-  const uint64_t entry = kEntryCompressed | sectors << (62 - (f.cluster_bits - 8)) | offset;
-  if (auto written = file_.write_at(offset, stream); !written) {
-    const uint64_t first = offset / cluster_size();
-    freed_.emplace_back(first, (offset + stream.size() - 1) / cluster_size() - first + 1);
-    return written;
-  }
-  TRY(drop_cluster(guest_cluster, table->entry(f, index)));
-  set_entry(*table, index, entry, 0);
   return {};
 }
 
@@ -463,10 +264,14 @@ Result<void> ImageWriter::write_refcount_table() {
 }
 
 Result<void> ImageWriter::write_back_ordered() {
-  // Compressed data ends anywhere, and the sectors that an entry speaks of are there whole.
   if (header_.has_data_file()) TRY(data_.device().flush());  // guest data | tables that refer to it, or stop doing so
-  if (pack_offset_ % 512 != 0 && TRY(file_.size()) < align_up(pack_offset_, 512))
-    TRY(file_.resize(align_up(pack_offset_, 512)));
+  // Clusters are in the file whole, and so are the sectors that compressed data ends in. What is being written just now
+  // lies in front of the new end, too: it must not be cut off.
+  if (uint64_t end = std::max(file_end_, align_up(pack_offset_, 512)); TRY(file_.size()) < end) {
+    for (const FreshClusters& f : being_written_) end = std::max(end, f.host + f.count * cluster_size());
+    TRY(file_.resize(end));
+  }
+  file_end_ = 0;
   if (refcounts_.any_dirty() || filled_places_) {
     TRY(refcounts_.place_blocks());
     TRY(refcounts_.write_dirty_blocks());

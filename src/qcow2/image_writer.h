@@ -34,6 +34,17 @@ class ImageWriter {
     uint64_t length = 0;
   };
   Result<InPlace> find_in_place(uint64_t offset, uint64_t length);
+  // Whole clusters in new places, which the guest sees when end_whole() is told that they are written; in between, the
+  // lock need not be held. count 0: write_allocating() has to do it. Where is_being_written() says so, another write
+  // has to end before.
+  struct FreshClusters {
+    uint64_t guest_cluster = 0;  // the guest's offset
+    uint64_t host = 0;           // the offset in the data device
+    uint64_t count = 0;
+  };
+  Result<FreshClusters> begin_whole(uint64_t offset, uint64_t length);
+  Result<void> end_whole(const FreshClusters& fresh, Result<void> written);  // returns the failure of `written`, too
+  bool is_being_written(uint64_t offset, uint64_t length) const;
   // Allocates for a first part of `data` and writes it; returns how many bytes that was.
   Result<uint64_t> write_allocating(uint64_t offset, std::span<const std::byte> data);
   // Makes the guest's cluster at `guest_cluster` the compressed `stream`, packed behind the last one.
@@ -91,7 +102,13 @@ class ImageWriter {
   void set_entry(L2Table& table, uint64_t index, uint64_t entry, uint64_t bitmap);
   Result<void> drop_cluster(uint64_t guest_cluster, uint64_t entry);
   Result<void> write_clusters(uint64_t host, uint64_t guest_cluster, uint64_t offset, std::span<const std::byte> data);
+  Result<bool> lies_past_file(uint64_t host);
+  Result<bool> reads_as_zeroes(uint64_t offset, uint64_t length);
   Result<void> write_data(uint64_t host, uint64_t guest_offset, std::span<const std::byte> data);
+  bool needs_place(uint64_t entry) const;
+  Result<FreshClusters> place_fresh(const L2Table& table, uint64_t offset, uint64_t length);
+  Result<void> link_fresh(L2Table& table, const FreshClusters& fresh);
+  Result<uint64_t> write_fresh(L2Table& table, uint64_t offset, std::span<const std::byte> data);
   Result<uint64_t> write_standard(L2Table& table, uint64_t offset, std::span<const std::byte> data);
   // kCorrupt where one of these clusters, which guest data or a new table is to go to, holds metadata that is in use:
   // an entry or a refcount lies, and what was written there would destroy the image.
@@ -124,9 +141,11 @@ class ImageWriter {
   std::set<uint64_t> dirty_l1_;                       // L1 indexes
   std::vector<std::pair<uint64_t, uint64_t>> freed_;  // {first cluster, count}: one reference less each
   ClusterIntervals dropped_data_;                     // clusters of an external data file that nothing refers to
-  // Data went to places that count already but are not shown yet (subclusters, zero clusters with a place): should the
-  // tables reach the disk before it, the guest would see what lay there long ago.
+  std::vector<FreshClusters> being_written_;          // between begin_whole() and end_whole()
+  // Data went to places that count already but are not shown yet (subclusters, zero clusters with a place, whole
+  // clusters): should the tables reach the disk before it, the guest would see what lay there long ago.
   bool filled_places_ = false;
+  uint64_t file_end_ = 0;     // where the last cluster ends that was written in part, behind the end of the file
   uint64_t pack_offset_ = 0;  // where the next compressed cluster goes, within a host cluster that has some; 0: nowhere
   // Where the metadata lies that the active disk needs; made when it is asked for, and anew when something moved.
   std::optional<ClusterIntervals> metadata_;

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstring>
 #include <random>
+#include <thread>
 
 #include "crash/disk_state.h"
 #include "crash/snapshot_changes.h"
@@ -104,6 +105,23 @@ class GuestWriteCrash : public testing::TestWithParam<GuestShape> {
         return note("zero, keep allocated" + range(), false);
       case 5:
         return change_snapshots();
+      case 7: {  // compressed where the format allows, whole clusters of the disk
+        if (data_ != nullptr) return;
+        const uint64_t cluster = GetParam().options.cluster_size;
+        const uint64_t begin = offset / cluster * cluster;
+        Bytes bytes(std::min(GetParam().options.size - begin, (1 + random_() % 3) * cluster));
+        for (size_t at = 0; at < bytes.size(); ++at) bytes[at] = static_cast<std::byte>(steps_.size() + at / 100);
+        ASSERT_TRUE(image_->write_compressed(begin, bytes));
+        return note("compressed" + range(), false);
+      }
+      case 6: {  // and somebody else writes what follows at the same time
+        const uint64_t behind = std::min(length, GetParam().options.size / kSector * kSector - offset - length);
+        const Bytes theirs = random_bytes(behind);
+        std::thread other([&] { EXPECT_TRUE(image_->write_at(offset + length, theirs)); });
+        EXPECT_TRUE(image_->write_at(offset, random_bytes(length)));
+        other.join();
+        return note("two writes" + range(), false);
+      }
       default:
         ASSERT_TRUE(image_->write_at(offset, random_bytes(length)));
         return note("write" + range(), false);

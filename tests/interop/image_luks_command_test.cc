@@ -221,12 +221,12 @@ TEST_F(ImageLuks, TellsWhatIsNone) {
 TEST_F(ImageLuks, CreateSaysWhatQemuSays) {
   for (const char* options :
        {"key-secret=s,iter-time=10", "key-secret=s,iter-time=10,cipher-alg=aes-128,hash-alg=sha512",
-        "cipher-alg=aes-256", "key-secret=no", "key-secret=s,cipher-alg=foo", "key-secret=s,cipher-alg=des",
-        "key-secret=s,cipher-mode=foo", "key-secret=s,ivgen-alg=foo", "key-secret=s,ivgen-hash-alg=foo",
-        "key-secret=s,hash-alg=foo", "key-secret=s,iter-time=foo", "key-secret=s,foo=1",
-        "key-secret=s,preallocation=foo", "key-secret=s,iter-time=10,preallocation=full",
+        "cipher-alg=aes-256", "key-secret=no", "key-secret=s,cipher-alg=foo",
+        "key-secret=s,iter-time=10,cipher-alg=des", "key-secret=s,cipher-mode=foo", "key-secret=s,ivgen-alg=foo",
+        "key-secret=s,ivgen-hash-alg=foo", "key-secret=s,hash-alg=foo", "key-secret=s,iter-time=foo",
+        "key-secret=s,foo=1", "key-secret=s,preallocation=foo", "key-secret=s,iter-time=10,preallocation=full",
         "key-secret=s,encrypt.format=luks", "help",
-        "key-secret=s,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha1"}) {
+        "key-secret=s,iter-time=10,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha1"}) {
     SCOPED_TRACE(options);
     expect_same({"create", "-f", "luks", "--object", kSecret, "-o", options, "disk", "1M"});
     expect_same({"convert", "-f", "raw", "-O", "luks", "--object", kSecret, "-o", options, "absent", "disk"});
