@@ -60,7 +60,7 @@ reflinks() {
 }
 
 section_copies() {
-  local dirtied=3072
+  local dirtied=12288  # a part of it: who frees memory has no say in which pages come next
   make_data
   pair raw-qcow2 without_target convert -f raw -O qcow2 "$data.raw" "$folder/out"
   pair qcow2-raw without_target convert -f qcow2 -O raw "$data.base" "$folder/out"
