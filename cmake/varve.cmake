@@ -70,6 +70,11 @@ function(varve_test name)
   foreach(dep ${ARG_DEPENDS})
     target_link_libraries(${name} PRIVATE varve_${dep})
   endforeach()
+  if("crash" IN_LIST ARG_LABELS)
+    set(cost 10)  # the longest tests come first, so that nothing waits for them at the end
+  else()
+    set(cost 0)
+  endif()
   gtest_discover_tests(${name} NO_PRETTY_VALUES DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
-    PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+    PROPERTIES TIMEOUT ${ARG_TIMEOUT} COST ${cost} LABELS "${ARG_LABELS}")
 endfunction()

@@ -2,27 +2,16 @@
 
 #include <fmt/format.h>
 
-#include <cstring>
 #include <fstream>
+#include <functional>
+#include <string_view>
 
 #include "support/process.h"
 
 namespace varve::test {
 
 uint64_t hash_of(std::span<const std::byte> bytes) {
-  uint64_t hash = bytes.size() * 0x9e3779b97f4a7c15ull;
-  const auto mix = [&hash](uint64_t word) {
-    hash = (hash ^ word) * 0xff51afd7ed558ccdull;
-    hash ^= hash >> 32;
-  };
-  size_t i = 0;
-  for (; i + 8 <= bytes.size(); i += 8) {
-    uint64_t word;
-    std::memcpy(&word, &bytes[i], 8);
-    mix(word);
-  }
-  for (; i < bytes.size(); ++i) mix(std::to_integer<uint64_t>(bytes[i]));
-  return hash;
+  return std::hash<std::string_view>{}({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }
 
 std::vector<std::byte> whole_contents(BlockDevice& device) {
