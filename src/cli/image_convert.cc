@@ -134,8 +134,8 @@ Result<NewTarget> make_target(Output& output, const ConvertRequest& request, uin
   const ImageOptions options = TRY(target_options(request, *format, size));
   Result<void> created = create_image(output, request.target, options, request.source.objects);
   if (!created) {
-    created.error().message = fmt::format("{}: error while converting {}: {}", request.target, name_of(options.format()),
-                                          created.error().message);
+    created.error().message = fmt::format("{}: error while converting {}: {}", request.target,
+                                          name_of(options.format()), created.error().message);
     return created.error();
   }
   NewTarget made{.has_backing = options.text("backing_file").has_value()};

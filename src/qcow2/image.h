@@ -128,11 +128,11 @@ class Image final : public BlockDevice {
   Result<void> grow_preallocated(uint64_t new_size);  // the same, and every new cluster has its place in the file
   // What the image is, with the same contents; no guest I/O goes on meanwhile. A crash leaves the old format or the new
   // one, and leaks at worst. kUnsupported where the new one has no place for something that the image holds.
-  Result<void> upgrade();  // to version 3
+  Result<void> upgrade();                                                                      // to version 3
   Result<void> downgrade(const std::function<void(uint64_t done, uint64_t total)>& progress);  // to version 2
   Result<void> change_refcount_bits(uint32_t bits);                                            // version 3
-  Result<std::vector<Extent>> extents(uint64_t offset, uint64_t length) override;      // this layer only
-  Result<std::vector<PlacedExtent>> placed_extents(uint64_t offset, uint64_t length);  // the same, with places
+  Result<std::vector<Extent>> extents(uint64_t offset, uint64_t length) override;              // this layer only
+  Result<std::vector<PlacedExtent>> placed_extents(uint64_t offset, uint64_t length);          // the same, with places
   // Clusters of [0, file size) that the refcounts say are in use; counting ends at `enough`.
   Result<uint64_t> used_clusters(uint64_t enough);
   DeviceCapabilities capabilities() const override;

@@ -12,7 +12,8 @@ inline constexpr uint64_t kEntryCompressed = uint64_t{1} << 62;
 inline constexpr uint64_t kEntryZero = 1;                       // v3, standard entries without extended L2
 inline constexpr uint64_t kOffsetMask = 0x00fffffffffffe00ull;  // bits 9 to 55, of L1 and standard L2 entries
 
-// Extended L2 entries: bits 0-31 of the second word say which subclusters are allocated, bits 32-63 which read as zeroes.
+// Extended L2 entries: bits 0-31 of the second word say which subclusters are allocated, bits 32-63 which read as
+// zeroes.
 inline constexpr uint64_t kAllSubclusters = 0xffffffff;
 // Bits [first, last) of 32.
 constexpr uint64_t subcluster_mask(uint64_t first, uint64_t last) {
