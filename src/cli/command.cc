@@ -17,7 +17,7 @@ using AddNoun = void (*)(CLI::App&, Context&);
 
 // In the order of the help text.
 constexpr std::initializer_list<AddNoun> kNouns = {add_host_commands, add_vm_commands, add_snapshot_commands,
-                                                   add_where_commands};
+                                                   add_where_commands, add_verify_commands};
 
 int finish(Output& output, int code) {
   if (output.finish() || code != 0) return code;

@@ -46,6 +46,7 @@ struct Context {
 void add_host_commands(CLI::App& app, Context& context);
 void add_snapshot_commands(CLI::App& app, Context& context);
 void add_vm_commands(CLI::App& app, Context& context);
+void add_verify_commands(CLI::App& app, Context& context);
 void add_where_commands(CLI::App& app, Context& context);
 
 // The whole command: parses `arguments` (without argv[0]), runs the verb, and returns the exit code.

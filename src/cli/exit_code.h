@@ -15,6 +15,18 @@ enum class ExitCode : int {
   kInUse = 5,
 };
 
+// What `varve verify` says to a monitoring system, in the numbers that these agree upon.
+enum class Verdict : int {
+  kOk = 0,
+  kWarning = 1,
+  kCritical = 2,
+  kUnknown = 3,
+};
+
+constexpr ExitCode exit_code_of(Verdict verdict) {
+  return static_cast<ExitCode>(verdict);
+}
+
 constexpr ExitCode exit_code_of(ErrorKind kind) {
   switch (kind) {
     case ErrorKind::kInvalidArgument:

@@ -34,40 +34,43 @@ BackingFiles backing_files(const Layout& layout, const std::string& image_path, 
   std::set<std::string> seen = {image_path};
   std::string path = image_path;
   qcow2::Header present = header;
+  const auto end = [&](ChainProblem kind, std::string problem) {
+    chain.kind = kind;
+    chain.problem = std::move(problem);
+    return std::move(chain);
+  };
   while (present.backing_file) {
     BackingFile file;
+    file.recorded = *present.backing_file;
     file.format = present.backing_format.value_or("");
     if (is_protocol(*present.backing_file)) {
       file.path = *present.backing_file;
       chain.files.push_back(file);
-      chain.problem = fmt::format("the backing file '{}' is no path", file.path);
-      return chain;
+      return end(ChainProblem::kNoPath, fmt::format("the backing file '{}' is no path", file.path));
     }
     file.path = absolute_path(path, *present.backing_file);
     const auto host_path = layout.resolve(file.path);
     file.exists = host_path.has_value();
     chain.files.push_back(file);
     if (!seen.insert(file.path).second || chain.files.size() > kMaxDepth) {
-      chain.problem = fmt::format("the backing files form a circle at {}", file.path);
-      return chain;
+      return end(ChainProblem::kCircle, fmt::format("the backing files form a circle at {}", file.path));
     }
     if (!host_path) {
-      chain.problem = fmt::format("the backing file {} is not there", layout.shown(file.path));
-      return chain;
+      return end(ChainProblem::kMissing, fmt::format("the backing file {} is not there", layout.shown(file.path)));
     }
     if (file.format.empty()) {
-      chain.problem = fmt::format(
-          "{} does not record the format of its backing file {}; `qemu-img rebase -u -F FORMAT "
-          "-b '{}' '{}'` records it",
-          layout.shown(path), file.path, *present.backing_file, layout.shown(path));
-      return chain;
+      return end(ChainProblem::kNoFormat,
+                 fmt::format("{} does not record the format of its backing file {}; `qemu-img rebase -u -F FORMAT "
+                             "-b '{}' '{}'` records it",
+                             layout.shown(path), file.path, *present.backing_file, layout.shown(path)));
     }
     if (file.format != "qcow2") return chain;
     auto device = FileDevice::open(*host_path, Access::kReadOnly, lock);
     auto next = device ? qcow2::read_header(**device) : Result<qcow2::Header>(std::move(device).error());
     if (!next) {
-      chain.problem = next.error().message;
-      return chain;
+      const ErrorKind kind = next.error().kind;
+      chain.is_hidden = kind == ErrorKind::kInUse || kind == ErrorKind::kPermission;
+      return end(ChainProblem::kUnreadable, next.error().message);
     }
     path = file.path;
     present = std::move(*next);

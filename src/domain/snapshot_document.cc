@@ -347,6 +347,28 @@ void SnapshotDocument::set_current(bool current) {
   element->set_text(current ? "1" : "0");
 }
 
+Result<void> SnapshotDocument::leave_out_disk(const std::string& target) {
+  if (root().child("disks") == nullptr) {  // of old libvirt: every disk that can be in it is
+    const DomainDocument then = TRY(domain());
+    xml::Element disks("disks");
+    for (const Disk& disk : then.disks()) {
+      const SnapshotMode mode = disk.in_snapshots_by_default() ? SnapshotMode::kInternal : SnapshotMode::kNo;
+      append_disk(disks, {.name = disk.target, .mode = mode, .format = {}, .source = {}});
+    }
+    root().insert_before(*root().child("domain"), std::move(disks));
+  }
+  for (xml::Element* disk : root().child("disks")->children("disk")) {
+    if (disk->attribute("name") != target) continue;
+    xml::Element left_out("disk");
+    left_out.set_attribute("name", target);
+    left_out.set_attribute("snapshot", name_of(SnapshotMode::kNo));
+    root().child("disks")->insert_before(*disk, std::move(left_out));
+    root().child("disks")->remove(*disk);
+    return {};
+  }
+  return make_error(ErrorKind::kNotFound, fmt::format("snapshot '{}' has no disk '{}'", name(), target));
+}
+
 void SnapshotDocument::set_domain(const DomainDocument& definition) {
   const auto kept = notes();
   xml::Element domain = definition.root();

@@ -106,6 +106,8 @@ class SnapshotDocument {
   void set_description(const std::string& description);  // empty: removes it
   void set_parent(const std::string& parent);            // empty: becomes a root
   void set_current(bool current);
+  // From now on the snapshot is made of the other disks. kNotFound: no such disk.
+  Result<void> leave_out_disk(const std::string& target);
   // Replaces the recorded definition, for a renamed or moved domain; the notes stay.
   void set_domain(const DomainDocument& definition);
 

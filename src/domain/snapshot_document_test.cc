@@ -327,5 +327,35 @@ TEST(SnapshotDocument, WrongDocumentsAreRefused) {
   EXPECT_THAT(refusal("<!DOCTYPE x><domainsnapshot/>"), HasSubstr("DOCTYPE"));
 }
 
+TEST(SnapshotDocument, LeavesOutADisk) {
+  constexpr const char* kText =
+      "<domainsnapshot>\n  <name>a</name>\n  <state>shutoff</state>\n  <disks>\n    <disk name='vda' "
+      "snapshot='internal'/>\n    <disk name='vdb' snapshot='external' type='file'>\n      <source file='/x'/>\n    "
+      "</disk>\n  </disks>\n</domainsnapshot>\n";
+  auto snapshot = SnapshotDocument::parse(kText, "a.xml");
+  ASSERT_TRUE(snapshot);
+  ASSERT_TRUE(snapshot->leave_out_disk("vdb"));
+  EXPECT_EQ(snapshot->disks()[0].mode, SnapshotMode::kInternal);
+  EXPECT_EQ(snapshot->disks()[1].mode, SnapshotMode::kNo);
+  EXPECT_TRUE(snapshot->disks()[1].source.empty());
+  EXPECT_EQ(snapshot->leave_out_disk("vdc").error().kind, ErrorKind::kNotFound);
+}
+
+// Documents of old libvirt do not list disks: all are meant.
+TEST(SnapshotDocument, LeavesOutADiskWhereNoneWasListed) {
+  constexpr const char* kText =
+      "<domainsnapshot><name>a</name><state>shutoff</state><domain type='kvm'><name>vm</name><devices>"
+      "<disk type='file' device='disk'><source file='/a'/><target dev='vda'/></disk>"
+      "<disk type='file' device='disk'><source file='/b'/><target dev='vdb'/></disk>"
+      "<disk type='file' device='cdrom'><target dev='sda'/><readonly/></disk></devices></domain></domainsnapshot>";
+  auto snapshot = SnapshotDocument::parse(kText, "a.xml");
+  ASSERT_TRUE(snapshot);
+  ASSERT_TRUE(snapshot->leave_out_disk("vda"));
+  ASSERT_EQ(snapshot->disks().size(), 3u);
+  EXPECT_EQ(snapshot->disks()[0].mode, SnapshotMode::kNo);
+  EXPECT_EQ(snapshot->disks()[1].mode, SnapshotMode::kInternal);
+  EXPECT_EQ(snapshot->disks()[2].mode, SnapshotMode::kNo);
+}
+
 }  // namespace
 }  // namespace varve

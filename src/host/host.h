@@ -44,6 +44,7 @@ class Host {
   const DefinitionStore& definitions() const { return definitions_; }
   const MetadataStore& metadata() const { return metadata_; }
   Journal& journal() { return journal_; }
+  const Journal& journal() const { return journal_; }
 
   // Waits for the domain's lock, and finishes an interrupted operation on it first. The domain need not be defined.
   Result<DomainLock> lock(const std::string& domain, DomainLock::Mode mode);

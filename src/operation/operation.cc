@@ -33,6 +33,16 @@ void Operation::add(std::vector<FileChange> changes) {
   }
 }
 
+void Operation::add(std::vector<FileChange> changes, std::vector<std::string> steps) {
+  for (std::string& step : steps) plan_.steps.push_back(std::move(step));
+  for (FileChange& change : changes) record_.changes.push_back(std::move(change));
+}
+
+void Operation::add(ImageRepair repair) {
+  plan_.steps.push_back(repair.describe());
+  repairs_.push_back(std::move(repair));
+}
+
 void Operation::remove_image(const std::string& root_path) {
   plan_.steps.push_back(fmt::format("remove the image {}", root_path));
   record_.removed_images.push_back(root_path);
@@ -43,6 +53,7 @@ void Operation::remove_directory(const std::string& root_path) {
 }
 
 Result<void> Operation::run() {
+  if (auto mended = mend_images(); !mended) return std::move(mended).error().context(failure_);
   if (auto made = make_images(); !made) {
     return std::move(made).error().context(failure_).with_note("nothing was changed");
   }
@@ -66,6 +77,15 @@ Result<void> Operation::run() {
         .context(plan_.title + " was begun, but is not complete")
         .with_note(fmt::format("the next command on '{}' goes on with it; the record is {}", record_.domain,
                                host_.journal().path_of(record_.domain)));
+  }
+  return {};
+}
+
+// Each is whole by itself, and can be done again: nothing of it needs the journal.
+Result<void> Operation::mend_images() {
+  for (ImageRepair& repair : repairs_) {
+    host_.journal().step(fmt::format("mend {}", repair.path()));
+    TRY(repair.run());
   }
   return {};
 }

@@ -14,6 +14,7 @@
 #include "disk/internal_disk.h"
 #include "disk/new_image.h"
 #include "host/host.h"
+#include "operation/image_repair.h"
 #include "operation/plan.h"
 #include "store/journal_record.h"
 
@@ -42,6 +43,8 @@ class Operation {
   void add(NewImage image);
   void add(DiskTask task);
   void add(std::vector<FileChange> changes);
+  void add(std::vector<FileChange> changes, std::vector<std::string> steps);  // in these words
+  void add(ImageRepair repair);                                               // before everything else
   void remove_image(const std::string& root_path);
   void remove_directory(const std::string& root_path);
 
@@ -49,6 +52,7 @@ class Operation {
   Result<void> run();
 
  private:
+  Result<void> mend_images();
   Result<void> make_images();
   Result<void> prepare();
   Result<void> complete();
@@ -58,6 +62,7 @@ class Operation {
   std::string failure_;
   Plan plan_;
   JournalRecord record_;
+  std::vector<ImageRepair> repairs_;
   std::vector<NewImage> new_images_;
   std::vector<DiskTask> disks_;
 };

@@ -10,6 +10,8 @@
 #include <csignal>
 #include <cstdlib>
 
+#include "store/file_change.h"
+
 namespace varve {
 
 namespace {
@@ -51,6 +53,14 @@ Result<bool> lock(const LockFile& file, DomainLock::Mode mode, bool wait) {
   return true;
 }
 
+// Whether the file that is locked is still the one that others would lock: it goes with a domain that is gone.
+bool is_still_there(const LockFile& file) {
+  struct stat mine = {};
+  struct stat present = {};
+  return ::fstat(file.fd.get(), &mine) == 0 && ::stat(file.path.c_str(), &present) == 0 &&
+         mine.st_ino == present.st_ino && mine.st_dev == present.st_dev;
+}
+
 // The holder's own words, "PID\tCOMMAND\n"; a process that is gone has released the lock whatever the file says.
 std::string holder_of(const LockFile& file) {
   char buffer[4096];
@@ -81,23 +91,37 @@ void say_who(const LockFile& file, const std::string& command) {
 
 Result<DomainLock> DomainLock::acquire(const Layout& layout, const std::string& domain, Mode mode,
                                        const std::string& command, const WaitNotice& waiting) {
-  LockFile file = TRY(open_lock_file(layout, domain, mode));
-  if (!file.fd) return DomainLock({}, mode);
-  if (!TRY(lock(file, mode, false))) {
-    if (waiting) waiting(holder_of(file));
-    TRY(lock(file, mode, true));
+  for (;;) {
+    LockFile file = TRY(open_lock_file(layout, domain, mode));
+    if (!file.fd) return DomainLock({}, mode);
+    if (!TRY(lock(file, mode, false))) {
+      if (waiting) waiting(holder_of(file));
+      TRY(lock(file, mode, true));
+    }
+    if (!is_still_there(file)) continue;
+    if (mode == Mode::kExclusive) say_who(file, command);
+    return DomainLock(std::move(file.fd), mode);
   }
-  if (mode == Mode::kExclusive) say_who(file, command);
-  return DomainLock(std::move(file.fd), mode);
 }
 
 Result<std::optional<DomainLock>> DomainLock::try_acquire(const Layout& layout, const std::string& domain, Mode mode,
                                                           const std::string& command) {
-  LockFile file = TRY(open_lock_file(layout, domain, mode));
-  if (!file.fd) return std::optional(DomainLock({}, mode));
-  if (!TRY(lock(file, mode, false))) return std::optional<DomainLock>{};
-  if (mode == Mode::kExclusive) say_who(file, command);
-  return std::optional(DomainLock(std::move(file.fd), mode));
+  for (;;) {
+    LockFile file = TRY(open_lock_file(layout, domain, mode));
+    if (!file.fd) return std::optional(DomainLock({}, mode));
+    if (!TRY(lock(file, mode, false))) return std::optional<DomainLock>{};
+    if (!is_still_there(file)) continue;
+    if (mode == Mode::kExclusive) say_who(file, command);
+    return std::optional(DomainLock(std::move(file.fd), mode));
+  }
+}
+
+Result<bool> DomainLock::remove_if_free(const Layout& layout, const std::string& domain) {
+  const std::optional<DomainLock> held = TRY(try_acquire(layout, domain, Mode::kExclusive, "verify --repair"));
+  if (!held) return false;
+  // While the lock is held, so that whoever waits for it finds that its file is gone, and takes a new one.
+  TRY(apply(layout, {.path = Layout::lock_file(domain), .contents = std::nullopt}));
+  return true;
 }
 
 DomainLock& DomainLock::operator=(DomainLock&& other) noexcept {

@@ -26,6 +26,9 @@ class DomainLock {
   static Result<std::optional<DomainLock>> try_acquire(const Layout& layout, const std::string& domain, Mode mode,
                                                        const std::string& command);
 
+  // Removes the file of a lock that nobody has, for a domain that is gone. False when somebody has it.
+  static Result<bool> remove_if_free(const Layout& layout, const std::string& domain);
+
   DomainLock(DomainLock&&) noexcept = default;
   DomainLock& operator=(DomainLock&& other) noexcept;
   ~DomainLock();

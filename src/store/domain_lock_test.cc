@@ -6,8 +6,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <future>
+#include <optional>
+#include <thread>
 
 #include "support/temp_dir.h"
 
@@ -88,6 +91,45 @@ TEST_F(DomainLockTest, AnExclusiveLockEndsWithItsProcess) {
   const auto lock = DomainLock::try_acquire(layout_, "vm", Mode::kExclusive, "x");
   ASSERT_TRUE(lock);
   EXPECT_TRUE(lock->has_value());
+}
+
+TEST_F(DomainLockTest, TheFileOfALockThatSomebodyHasStays) {
+  auto held = DomainLock::acquire(layout_, "gone", Mode::kShared, "x");
+  ASSERT_TRUE(held);
+  const auto in_use = DomainLock::remove_if_free(layout_, "gone");
+  ASSERT_TRUE(in_use);
+  EXPECT_FALSE(*in_use);
+  EXPECT_TRUE(std::filesystem::exists(dir_.path() + Layout::lock_file("gone")));
+  {
+    const DomainLock released = std::move(*held);
+  }
+  const auto removed = DomainLock::remove_if_free(layout_, "gone");
+  ASSERT_TRUE(removed);
+  EXPECT_TRUE(*removed);
+  EXPECT_FALSE(std::filesystem::exists(dir_.path() + Layout::lock_file("gone")));
+}
+
+// Who waited for a lock whose file went away must not have another one than those who come later.
+TEST_F(DomainLockTest, WhoWaitedWhileTheFileWasReplacedHasTheLockThatOthersSee) {
+  auto held = DomainLock::acquire(layout_, "vm", Mode::kExclusive, "x");
+  ASSERT_TRUE(held);
+  const std::string path = dir_.path() + Layout::lock_file("vm");
+  std::atomic<bool> waits = false;
+  std::optional<DomainLock> second;
+  std::thread waiter([&] {
+    auto lock = DomainLock::acquire(layout_, "vm", Mode::kExclusive, "y", [&](const std::string&) { waits = true; });
+    if (lock) second.emplace(std::move(*lock));
+  });
+  while (!waits) std::this_thread::yield();
+  std::filesystem::remove(path);
+  {
+    const DomainLock released = std::move(*held);
+  }
+  waiter.join();
+  ASSERT_TRUE(second);
+  const auto third = DomainLock::try_acquire(layout_, "vm", Mode::kExclusive, "z");
+  ASSERT_TRUE(third);
+  EXPECT_FALSE(third->has_value());
 }
 
 TEST_F(DomainLockTest, ALockFileThatIsALinkIsNotFollowed) {

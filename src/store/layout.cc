@@ -145,6 +145,9 @@ std::string Layout::snapshots_directory(std::string_view domain) {
 std::string Layout::snapshot(std::string_view domain, std::string_view name) {
   return snapshots_directory(domain) + "/" + file_name_of(name) + ".xml";
 }
+std::string Layout::aside_directory(std::string_view domain) {
+  return varve_directory() + "/aside/" + std::string(domain);
+}
 std::string Layout::lock_file(std::string_view domain) {
   return lock_directory() + "/" + file_name_of(domain);
 }

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <set>
 
@@ -14,6 +15,7 @@
 #include "operation/create_snapshot.h"
 #include "operation/delete_snapshot.h"
 #include "operation/edit_snapshot.h"
+#include "operation/repair.h"
 #include "operation/revert_snapshot.h"
 #include "operation/undefine_domain.h"
 #include "support/process.h"
@@ -117,8 +119,9 @@ class OperationCrashTest : public testing::Test {
     };
   }
 
-  // Stops `plan` before each of its steps in turn, on a fresh copy of the pristine host, and recovers.
-  void expect_old_or_new(const Work& plan, int at_least_steps) {
+  // Stops `plan` before each of its steps in turn, on a fresh copy of the pristine host, and recovers. `at_least_old`: so
+  // many steps come before the record of the journal.
+  void expect_old_or_new(const Work& plan, int at_least_steps, int at_least_old = 4) {
     const std::string root = dir_ / "host";
     const auto restore = [&] {
       std::filesystem::remove_all(root);
@@ -159,7 +162,7 @@ class OperationCrashTest : public testing::Test {
       (state == new_state ? new_outcomes : old_outcomes)++;
     }
     EXPECT_GE(step, at_least_steps);
-    EXPECT_GE(old_outcomes, 4);
+    EXPECT_GE(old_outcomes, at_least_old);
     EXPECT_GE(new_outcomes, 4);
   }
 
@@ -261,6 +264,23 @@ TEST_F(OperationCrashTest, UndefineWithSnapshots) {
         return operation.run();
       },
       10);
+}
+
+// One snapshot that nobody knows, one that both images have lost, one file that can't be read: all mended, or nothing.
+TEST_F(OperationCrashTest, RepairOfADomain) {
+  make_pristine();
+  const std::string root = dir_ / "pristine";
+  for (const char* file : {"vm.qcow2", "vm-2.qcow2"}) {
+    test::run_ok({"qemu-img", "snapshot", "-c", "unknown", image(root, file)});
+    test::run_ok({"qemu-img", "snapshot", "-d", "b", image(root, file)});
+  }
+  std::ofstream(root + "/var/lib/libvirt/qemu/snapshot/vm/broken.xml") << "<domainsnapshot>";
+  expect_old_or_new(
+      [](Host& host) -> Result<void> {
+        RepairDomain repair = TRY(plan_repair_domain(host, {.domain = "vm", .now_sec = kNow}));
+        return repair.operation.run();
+      },
+      8, 3);  // no disk is prepared
 }
 
 }  // namespace

@@ -29,8 +29,8 @@ reach() {
     store) echo 'base io crypto qcow2 domain store' ;;
     disk) echo 'base io crypto qcow2 image domain store disk' ;;
     host) echo 'base io crypto qcow2 image domain store disk host' ;;
-    operation) echo 'base io crypto qcow2 image domain store disk host operation' ;;
-    inspect) echo 'base io crypto qcow2 image domain store disk host inspect' ;;
+    operation) echo 'base io check crypto qcow2 image domain store disk host inspect operation' ;;
+    inspect) echo 'base io check crypto qcow2 image domain store disk host inspect' ;;
     cli) echo 'base io check crypto qcow2 image domain store disk host operation inspect cli' ;;
     *) echo '' ;;
   esac

@@ -1,0 +1,33 @@
+// The repair of one image's metadata as a part of an operation: the image is open and locked from the planning on, so
+// nobody uses it in between. The repair can be interrupted anywhere and done again (check/repair_plan.h).
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "check/tally.h"
+#include "io/file_device.h"
+#include "store/layout.h"
+
+namespace varve {
+
+class ImageRepair {
+ public:
+  // kInUse where somebody has the image open.
+  static Result<ImageRepair> open(const Layout& layout, const std::string& root_path, check::Repair repair);
+
+  const std::string& path() const { return path_; }  // root path
+  std::string describe() const;
+  // An error where anything is wrong with the image afterwards.
+  Result<void> run();
+
+ private:
+  ImageRepair() = default;
+  std::string path_;
+  std::string shown_path_;
+  check::Repair repair_ = check::Repair::kNone;
+  std::unique_ptr<FileDevice> file_;
+};
+
+}  // namespace varve
