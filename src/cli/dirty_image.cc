@@ -5,6 +5,7 @@
 #include "check/check.h"
 #include "io/file_device.h"
 #include "qcow2/header.h"
+#include "qcow2/snapshot_table.h"
 
 namespace varve::cli {
 
@@ -17,6 +18,12 @@ bool is_dirty_image(const std::string& path) {
 
 Result<void> repair_dirty_image(const std::string& path, const std::function<void(const std::string&)>& line) {
   const auto file = TRY(FileDevice::open(path, Access::kReadWrite, LockRequest::format_writer()));
+  // A repair that nobody asked for must not take what only a damaged snapshot holds for leaks.
+  const qcow2::Header header = TRY(qcow2::read_header(*file));
+  if (const auto table = qcow2::read_snapshot_table(*file, header); table) {
+    for (const qcow2::Snapshot& snapshot : table->snapshots)
+      if (snapshot.fault && !snapshot.fault->table_is_known) return qcow2::fault_of(path, header, snapshot);
+  }
   const check::CheckResult result = TRY(
       check::check_image(*file, {.repair = check::Repair::kAll, .progress = nullptr}, {.line = line, .error = line}));
   if (result.tally.error == 0 && result.tally.check_errors == 0) return {};

@@ -77,7 +77,19 @@ Result<InternalDisk> InternalDisk::open(const Layout& layout, const Disk& disk, 
   auto image = qcow2::Image::open(result.file_, {.writable = access == Access::kReadWrite});
   if (!image) return explain(std::move(image).error());
   result.image_ = std::move(*image);
+  if (access == Access::kReadWrite) {
+    auto known = result.image_->check_snapshots("no snapshot is created, reverted to or deleted");
+    if (!known) return explain(std::move(known).error());
+  }
   return result;
+}
+
+Result<void> InternalDisk::check_usable(const std::string& name) const {
+  const auto index = find(name);
+  if (!index) return make_error(ErrorKind::kNotFound, fmt::format("disk {} has no snapshot '{}'", target_, name));
+  if (!points()[*index].fault) return {};
+  return qcow2::fault_of(image_->name(), image_->header(), points()[*index])
+      .context(fmt::format("disk {} ({})", target_, path_));
 }
 
 std::string InternalDisk::list_of_points() const {

@@ -40,7 +40,8 @@ struct DiskChange {
 class InternalDisk {
  public:
   // Every reason why the disk can't have points inside is found here: no image, a network disk, another format than
-  // qcow2 or none recorded, no permission, in use, damaged. Messages name the disk and what to do.
+  // qcow2 or none recorded, no permission, in use, damaged. With Access::kReadWrite also why they can't be changed.
+  // Messages name the disk and what to do.
   static Result<InternalDisk> open(const Layout& layout, const Disk& disk, Access access);
 
   const std::string& target() const { return target_; }
@@ -51,6 +52,8 @@ class InternalDisk {
 
   const std::vector<qcow2::Snapshot>& points() const { return image_->snapshots(); }
   std::optional<size_t> find(const std::string& name) const { return qcow2::find_by_name(points(), name); }
+  // That the disk can become what it was there, or be read as it was. kNotFound, kCorrupt.
+  Result<void> check_usable(const std::string& name) const;
   // "base, experiment and 12 more"; "no snapshot".
   std::string list_of_points() const;
 

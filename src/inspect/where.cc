@@ -83,6 +83,7 @@ void look_inside(const Layout& layout, const Disk& disk, const std::string& snap
   } else {
     location.problem = explain(usage.error());
   }
+  if (entry.fault) location.problem = "its snapshot is damaged: " + entry.fault->what;
   location.point = std::move(point);
 }
 
@@ -199,6 +200,7 @@ class Tables {
   struct Table {
     std::string target;
     std::set<std::string> names;
+    std::map<std::string, std::string> damaged;  // of these, and why
     std::string problem;
     bool is_hidden = false;
     std::vector<std::string> described;  // "stray (id 3)", beside names_in_order
@@ -216,7 +218,8 @@ class Tables {
       return table;
     }
     for (const qcow2::Snapshot& point : opened->points()) {
-      table.names.insert(point.name);
+      // Of several with one name, the first is the one that is used.
+      if (table.names.insert(point.name).second && point.fault) table.damaged.emplace(point.name, point.fault->what);
       table.names_in_order.push_back(point.name);
       table.described.push_back(fmt::format("{} (id {})", point.name, point.id));
     }
@@ -241,7 +244,9 @@ Result<DomainLocation::Brief> locate_briefly(Host& host, const std::string& doma
       continue;
     }
     const Tables::Table& table = tables.of(use.disk);
-    if (table.names.contains(summary.name)) {
+    if (const auto damaged = table.damaged.find(summary.name); damaged != table.damaged.end()) {
+      brief.missing.push_back(fmt::format("disk {}: its snapshot is damaged: {}", use.disk.target, damaged->second));
+    } else if (table.names.contains(summary.name)) {
       brief.disks.push_back(use.disk.target);
     } else if (!table.problem.empty()) {
       (table.is_hidden ? brief.hidden : brief.missing)

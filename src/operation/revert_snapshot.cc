@@ -123,6 +123,7 @@ void Reverting::choose_disks(const SnapshotDocument& snapshot) {
       preflight_.refuse(missing_point(*disk));
       continue;
     }
+    preflight_.accept(disk->check_usable(request_.name));
     DiskTask task{.disk = std::move(*disk), .change = {}};
     task.change.revert_to = request_.name;
     tasks_.emplace(use.disk.source, std::move(task));

@@ -160,6 +160,15 @@ const Header& Image::header() const {
 const std::vector<Snapshot>& Image::snapshots() const {
   return state_->snapshots;
 }
+Result<void> Image::check_snapshots(const char* refused) const {
+  for (const Snapshot& snapshot : state_->snapshots) {
+    if (!snapshot.fault || snapshot.fault->table_is_known) continue;
+    Error e = fault_of(name(), state_->header, snapshot);
+    e.message += fmt::format("; nobody can tell which clusters it shares, and {}", refused);
+    return e;
+  }
+  return {};
+}
 BlockDevice& Image::file() {
   return *state_->file;
 }
@@ -203,6 +212,7 @@ Result<std::unique_ptr<BlockDevice>> Image::open_snapshot(size_t index) {
   CHECK(index < state_->snapshots.size());
   TRY(state_->check_readable());
   const Snapshot& s = state_->snapshots[index];
+  if (s.fault) return fault_of(name(), state_->header, s);
   // Nothing has to be flushed for it: what a snapshot refers to has not changed since its commit.
   Mapping mapping = TRY(Mapping::open(*state_->file, EntryFormat(state_->header), s.l1_table_offset, s.l1_size));
   return std::unique_ptr<BlockDevice>(new SnapshotView(std::move(mapping), *state_->reader, state_->backing.get(),

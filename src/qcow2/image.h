@@ -78,6 +78,9 @@ class Image final : public BlockDevice {
 
   const Header& header() const;
   const std::vector<Snapshot>& snapshots() const;
+  // That it is known what each of them refers to. kCorrupt where it is not (SnapshotFault): nothing may change then
+  // that asks who shares a cluster with whom; `refused` says what, for the message.
+  Result<void> check_snapshots(const char* refused) const;
   BlockDevice& file();
   // What keeps guest data from being read and written, if anything does: the key or the data file was not given.
   Result<void> check_readable() const;
@@ -97,7 +100,7 @@ class Image final : public BlockDevice {
   Result<void> store_bitmaps(std::span<const DirtyBitmap> bitmaps);
 
   // A read-only device that shows the disk as it was in snapshots()[index] (its own size, the same backing). Must not
-  // outlive the image; valid until the next snapshot commit.
+  // outlive the image; valid until the next snapshot commit. kCorrupt where the snapshot has a fault.
   Result<std::unique_ptr<BlockDevice>> open_snapshot(size_t index);
   Result<SnapshotUsage> snapshot_usage(size_t index);
 

@@ -69,7 +69,8 @@ Result<void> Image::change_refcount_bits(uint32_t bits) {
   State& s = *state_;
   if (!s.writer) return make_error(ErrorKind::kPermission, name() + ": the image is open for reading only");
   if (s.header.version < 3) {
-    return refusal("Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)");
+    return refusal(
+        "Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)");
   }
   const std::unique_lock io(s.io_lock);
   const std::lock_guard lock(s.metadata_lock);
@@ -112,9 +113,10 @@ Result<void> Image::State::rewrite_refcounts(uint32_t bits) {
     const uint64_t count = new_count(c);
     if (count == 0) continue;
     if (count > most) {
-      return refusal(fmt::format("Cannot decrease refcount entry width to {} bits: Cluster at offset {:#x} has a "
-                                 "refcount of {}",
-                                 bits, c * cluster_size, count));
+      return refusal(
+          fmt::format("Cannot decrease refcount entry width to {} bits: Cluster at offset {:#x} has a "
+                      "refcount of {}",
+                      bits, c * cluster_size, count));
     }
     blocks.resize(std::max(blocks.size(), static_cast<size_t>(c / per_block + 1)));
     blocks[c / per_block] = true;
@@ -161,6 +163,7 @@ Result<void> Image::check_downgrade() const {
   const Header& h = s.header;
   if (h.refcount_order != 4) return refusal("compat=0.10 requires refcount_bits=16");
   if (h.has_data_file()) return refusal("Cannot downgrade an image with a data file");
+  TRY(check_snapshots("the image does not become one of version 2"));
   for (const Snapshot& snapshot : s.snapshots)
     if (snapshot.vm_state_size > UINT32_MAX || snapshot.disk_size.value_or(h.size) != h.size)
       return refusal("Internal snapshots prevent downgrade of image");
@@ -195,8 +198,8 @@ Result<std::vector<Image::State::FoundTable>> Image::State::all_tables() {
   return tables;
 }
 
-// Version 2 knows no zero clusters: an entry that is one becomes nothing, or, where a backing file would show, data that
-// is zero. Either way the guest sees what it saw, whichever part of it reaches the disk.
+// Version 2 knows no zero clusters: an entry that is one becomes nothing, or, where a backing file would show, data
+// that is zero. Either way the guest sees what it saw, whichever part of it reaches the disk.
 Result<bool> Image::State::expand_zeroes(const FoundTable& found, std::span<be64> table) {
   const EntryFormat format(header);
   const uint64_t cluster_size = header.cluster_size();

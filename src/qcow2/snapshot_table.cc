@@ -30,22 +30,24 @@ Error corrupt(BlockDevice& file, uint64_t offset, const std::string& what) {
   return corruption(file.name(), offset, what);
 }
 
-Result<void> check_l1(BlockDevice& file, const Header& header, const Snapshot& s, size_t index, uint64_t file_size) {
+// Places first: of a disk whose size makes no sense the table is known all the same.
+std::optional<SnapshotFault> find_fault(const Header& header, const Snapshot& s, uint64_t file_size) {
   const uint64_t bytes = uint64_t{s.l1_size} * 8;
   const auto end = checked_add(s.l1_table_offset, bytes);
-  const auto bad = [&](const char* why) {
-    return corrupt(
-        file, header.snapshots_offset,
-        fmt::format("L1 table of snapshot {} (offset {:#x}, {} entries) {}", index, s.l1_table_offset, s.l1_size, why));
+  const auto fault = [&](const char* why, bool table_is_known) {
+    return SnapshotFault{fmt::format("its L1 table (offset {:#x}, {} entries) {}", s.l1_table_offset, s.l1_size, why),
+                         table_is_known};
   };
-  if (s.disk_size && *s.disk_size > uint64_t{1} << 62) return bad("belongs to a disk of impossible size");
-  if (s.disk_size && header.l1_entries_for(*s.disk_size) > s.l1_size) return bad("is too small for its disk size");
-  if (bytes > kMaxL1Bytes) return bad("is too large");
-  if (bytes == 0) return {};
-  if (s.l1_table_offset % header.cluster_size() != 0) return bad("is not cluster-aligned");
-  if (s.l1_table_offset < header.cluster_size()) return bad("overlaps the header");
-  if (!end || *end > align_up(file_size, header.cluster_size())) return bad("lies outside of the file");
-  return {};
+  if (bytes > kMaxL1Bytes) return fault("is too large", false);
+  if (bytes != 0) {
+    if (s.l1_table_offset % header.cluster_size() != 0) return fault("is not cluster-aligned", false);
+    if (s.l1_table_offset < header.cluster_size()) return fault("overlaps the header", false);
+    if (!end || *end > align_up(file_size, header.cluster_size())) return fault("lies outside of the file", false);
+  }
+  if (!s.disk_size) return std::nullopt;
+  if (*s.disk_size > uint64_t{1} << 62) return fault("belongs to a disk of impossible size", true);
+  if (header.l1_entries_for(*s.disk_size) > s.l1_size) return fault("is too small for its disk size", true);
+  return std::nullopt;
 }
 
 // A window on the table that is read in large pieces: entries have no common length.
@@ -132,7 +134,7 @@ Result<SnapshotTable> read_snapshot_table(BlockDevice& file, const Header& heade
     s.id = text(TRY(reader.take(id_size)));
     s.name = text(TRY(reader.take(name_size)));
     if (const uint64_t rest = reader.taken() % 8; rest != 0 && i + 1 < header.nb_snapshots) TRY(reader.take(8 - rest));
-    TRY(check_l1(file, header, s, i, file_size));
+    s.fault = find_fault(header, s, file_size);
     table.snapshots.push_back(std::move(s));
   }
   table.bytes = reader.taken();
@@ -171,6 +173,24 @@ std::vector<std::byte> serialize_snapshot_table(std::span<const Snapshot> snapsh
     out.resize(align_up(out.size(), 8));
   }
   return out;
+}
+
+Error fault_of(const std::string& image, const Header& header, const Snapshot& snapshot) {
+  Error e = corruption(image, header.snapshots_offset,
+                       fmt::format("snapshot '{}' (id {}) is damaged: {}", snapshot.name, snapshot.id,
+                                   snapshot.fault ? snapshot.fault->what : "nothing"));
+  if (snapshot.fault && snapshot.fault->table_is_known)
+    return std::move(e).with_note(
+        fmt::format("nothing else in the image is; `qemu-img snapshot -d '{}' {}` deletes it", snapshot.name, image));
+  return std::move(e)
+      .with_note(
+          fmt::format("the disk and the other snapshots can be read: `qemu-img convert -O qcow2 {} NEW` copies the "
+                      "disk, with `-l NAME` a snapshot",
+                      image))
+      .with_note(
+          fmt::format("`qemu-img check {}` says what else is wrong; copy the file before a repair, which takes the "
+                      "clusters of this snapshot for leaks",
+                      image));
 }
 
 std::optional<size_t> find_by_name(std::span<const Snapshot> snapshots, const std::string& name) {

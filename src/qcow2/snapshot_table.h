@@ -12,6 +12,13 @@
 
 namespace varve::qcow2 {
 
+// Why an entry of the table, which can be read, can't be used. The rest of the image does not suffer from it.
+struct SnapshotFault {
+  std::string what;  // "its L1 table (offset 0x200, 1 entries) is not cluster-aligned"
+  // The table of the snapshot can be read all the same: what it refers to is known, and it can be deleted.
+  bool table_is_known = false;
+};
+
 struct Snapshot {
   uint64_t l1_table_offset = 0;
   uint32_t l1_size = 0;  // entries
@@ -24,6 +31,7 @@ struct Snapshot {
   std::optional<uint64_t> disk_size;          // bytes; old v2 images lack it
   std::optional<uint64_t> icount;             // all ones: not available
   std::vector<std::byte> unknown_extra_data;  // what follows the known extra data, kept as found
+  std::optional<SnapshotFault> fault;         // found when the table was read; not in the file
 };
 
 struct SnapshotTable {
@@ -31,9 +39,13 @@ struct SnapshotTable {
   uint64_t bytes = 0;  // that the table takes in the file, from header.snapshots_offset on
 };
 
-// Reads the table that `header` points to and checks every entry: lengths, L1 ranges and alignment, file bounds.
+// Reads the table that `header` points to. Entries must be whole and within the file; what else is wrong with one, its
+// L1 table's place and size or the size of its disk, is noted as its fault.
 Result<SnapshotTable> read_snapshot_table(BlockDevice& file, const Header& header);
 std::vector<std::byte> serialize_snapshot_table(std::span<const Snapshot> snapshots);
+
+// That a snapshot with a fault was to be used, and what to do.
+Error fault_of(const std::string& image, const Header& header, const Snapshot& snapshot);
 
 // How QEMU's block layer finds a snapshot by a user's word: by id first, then by name (qemu-img snapshot -a; convert
 // -l)…

@@ -6,6 +6,7 @@
 #include "qcow2/image.h"
 #include "qcow2/snapshot_transaction.h"
 #include "support/image_bytes.h"
+#include "support/qcow2_scan.h"
 
 namespace varve::qcow2 {
 namespace {
@@ -55,6 +56,61 @@ class SnapshotTableTest : public testing::Test {
     EXPECT_EQ(contents(*file_), before);
   }
 
+  static std::vector<std::byte> disk(BlockDevice& device) {
+    std::vector<std::byte> bytes(*device.size());
+    EXPECT_TRUE(device.read_at(0, bytes));
+    return bytes;
+  }
+
+  // The first snapshot is listed and not used; the second one and the disk read as before; nothing is written.
+  void expect_unusable(const std::string& message) {
+    SCOPED_TRACE(message);
+    const auto before = contents(*file_);
+    const auto image = Image::open(file_, {.writable = true});
+    ASSERT_TRUE(image) << image.error().message;
+    ASSERT_EQ((*image)->snapshots().size(), 2u);
+    const Snapshot& first = (*image)->snapshots()[0];
+    EXPECT_EQ(first.name, "first");
+    ASSERT_TRUE(first.fault);
+    EXPECT_THAT(first.fault->what, HasSubstr(message));
+    EXPECT_FALSE((*image)->snapshots()[1].fault);
+    EXPECT_EQ(disk(**image)[10000], std::byte{'s'});
+    EXPECT_EQ(disk(**(*image)->open_snapshot(1))[10000], std::byte{'s'});
+    const auto view = (*image)->open_snapshot(0);
+    ASSERT_FALSE(view);
+    expect_fault(view.error());
+    if (auto t = SnapshotTransaction::begin(**image)) {
+      const auto reverted = t->revert(0);
+      ASSERT_FALSE(reverted);
+      expect_fault(reverted.error());
+    }
+    EXPECT_EQ(contents(*file_), before);
+  }
+  // And nobody can tell what it refers to: no snapshot is changed at all.
+  void expect_unknown(const std::string& message) {
+    expect_unusable(message);
+    const auto before = contents(*file_);
+    const auto image = *Image::open(file_, {.writable = true});
+    EXPECT_FALSE(image->snapshots()[0].fault->table_is_known);
+    const auto t = SnapshotTransaction::begin(*image);
+    ASSERT_FALSE(t);
+    expect_fault(t.error());
+    EXPECT_THAT(t.error().message, HasSubstr("no snapshot is created, reverted to or deleted"));
+    const auto usage = image->snapshot_usage(0);
+    ASSERT_FALSE(usage);
+    expect_fault(usage.error());
+    EXPECT_TRUE(image->snapshot_usage(1));
+    EXPECT_EQ(contents(*file_), before);
+  }
+  void expect_fault(const Error& error) const {
+    EXPECT_EQ(error.kind, ErrorKind::kCorrupt);
+    EXPECT_THAT(error.message, StartsWith("disk.qcow2: snapshot 'first' (id 1) is damaged: its L1 table"));
+    EXPECT_EQ(error.path, "disk.qcow2");
+    EXPECT_EQ(error.offset, table_);
+    ASSERT_FALSE(error.notes.empty());
+    EXPECT_THAT(error.notes[0], HasSubstr("`qemu-img "));
+  }
+
   // Puts a table of our own into the place of the image's, at its end where there is room.
   void replace_table(const std::vector<std::byte>& bytes, uint32_t count) {
     const uint64_t at = (*file_->size() + 4095) / 4096 * 4096;
@@ -87,41 +143,83 @@ TEST_F(SnapshotTableTest, WhatIsWrittenIsReadBack) {
 
 TEST_F(SnapshotTableTest, TheL1TableOfASnapshotMustBeAligned) {
   poke(*file_, table_, snapshots_[0].l1_table_offset + 512);
-  expect_refused("L1 table of snapshot 0", table_);
-  expect_refused("is not cluster-aligned");
+  expect_unknown("is not cluster-aligned");
 }
 
 TEST_F(SnapshotTableTest, TheL1TableOfASnapshotMustNotOverlapTheHeader) {
   poke(*file_, table_, uint64_t{0});
-  expect_refused("L1 table of snapshot 0 (offset 0x0, 1 entries) overlaps the header", table_);
+  expect_unknown("its L1 table (offset 0x0, 1 entries) overlaps the header");
 }
 
 TEST_F(SnapshotTableTest, TheL1TableOfASnapshotMustLieInTheFile) {
   poke(*file_, table_, uint64_t{1} << 40);
-  expect_refused("(offset 0x10000000000, 1 entries) lies outside of the file", table_);
+  expect_unknown("(offset 0x10000000000, 1 entries) lies outside of the file");
   poke(*file_, table_, ~uint64_t{0} - 4095);
-  expect_refused("(offset 0xfffffffffffff000, 1 entries) lies outside of the file", table_);
+  expect_unknown("(offset 0xfffffffffffff000, 1 entries) lies outside of the file");
   poke(*file_, table_ + 8, uint32_t{4 << 20});
-  expect_refused("4194304 entries) lies outside of the file", table_);
+  expect_unknown("4194304 entries) lies outside of the file");
 }
 
 TEST_F(SnapshotTableTest, TheL1TableOfASnapshotIsLimited) {
   poke(*file_, table_ + 8, uint32_t{(4 << 20) + 1});
-  expect_refused("4194305 entries) is too large", table_);
+  expect_unknown("4194305 entries) is too large");
   poke(*file_, table_ + 8, ~uint32_t{0});
-  expect_refused("4294967295 entries) is too large", table_);
+  expect_unknown("4294967295 entries) is too large");
 }
 
 TEST_F(SnapshotTableTest, TheL1TableOfASnapshotMustFitItsDisk) {
   poke(*file_, table_ + 40 + 8, uint64_t{1} << 40);
-  expect_refused("is too small for its disk size", table_);
+  expect_unusable("is too small for its disk size");
   poke(*file_, table_ + 40 + 8, ~uint64_t{0});
-  expect_refused("belongs to a disk of impossible size", table_);
+  expect_unusable("belongs to a disk of impossible size");
   // Without any table, a size would be an order to allocate: a revert makes an L1 table for it.
   poke(*file_, table_ + 8, uint32_t{0});
-  expect_refused("belongs to a disk of impossible size", table_);
+  expect_unusable("belongs to a disk of impossible size");
   poke(*file_, table_ + 40 + 8, uint64_t{1} << 61);
-  expect_refused("0 entries) is too small for its disk size", table_);
+  expect_unusable("0 entries) is too small for its disk size");
+}
+
+TEST_F(SnapshotTableTest, ASnapshotWhoseTableIsKnownIsDeletedAndTakesItsFaultAlong) {
+  poke(*file_, table_ + 40 + 8, uint64_t{1} << 40);
+  const auto image = *Image::open(file_, {.writable = true});
+  const auto kept = disk(*image);
+  auto t = SnapshotTransaction::begin(*image);
+  ASSERT_TRUE(t) << t.error().message;
+  ASSERT_TRUE(t->create({.name = "third"}));  // not concerned
+  const size_t first = 0;
+  ASSERT_TRUE(t->remove(std::span(&first, 1)));
+  const auto prepared = t->prepare();
+  ASSERT_TRUE(prepared) << prepared.error().message;
+  ASSERT_TRUE(SnapshotTransaction::commit(*image, *prepared));
+  ASSERT_EQ(image->snapshots().size(), 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_FALSE(image->snapshots()[i].fault);
+    EXPECT_EQ(disk(**image->open_snapshot(i)), kept);
+  }
+  const test::Qcow2Scan scan = test::scan_qcow2(contents(*file_));
+  EXPECT_TRUE(scan.clean()) << scan.describe();
+}
+
+TEST_F(SnapshotTableTest, AGuestWritesBesideADamagedSnapshotAndLosesNoneOfTheOthers) {
+  const auto second = [&] { return disk(**(*Image::open(file_, {}))->open_snapshot(1)); };
+  const auto before = second();
+  poke(*file_, table_, uint64_t{1} << 40);
+  const auto image = *Image::open(file_, {.writable = true});
+  ASSERT_TRUE(image->write_at(0, std::vector<std::byte>(1 << 19, std::byte{'w'})));
+  ASSERT_TRUE(image->discard(1 << 18, 1 << 18));
+  ASSERT_TRUE(image->flush());
+  EXPECT_EQ(second(), before);
+  EXPECT_EQ((*Image::open(file_, {}))->snapshots()[0].name, "first");
+}
+
+TEST_F(SnapshotTableTest, AnImageWithASnapshotThatNobodyKnowsDoesNotBecomeOneOfVersion2) {
+  poke(*file_, table_, uint64_t{1} << 40);
+  const auto image = *Image::open(file_, {.writable = true});
+  const auto before = contents(*file_);
+  const auto done = image->downgrade({});
+  ASSERT_FALSE(done);
+  EXPECT_THAT(done.error().message, HasSubstr("the image does not become one of version 2"));
+  EXPECT_EQ(contents(*file_), before);
 }
 
 TEST_F(SnapshotTableTest, ExtraDataIsLimited) {

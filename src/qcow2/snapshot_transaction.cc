@@ -242,6 +242,7 @@ Result<SnapshotTransaction> SnapshotTransaction::begin(Image& image) {
   if (!s.writer)
     return make_error(ErrorKind::kPermission, fmt::format("{}: the image is open for reading only", image.name()));
   if (s.header.has_data_file()) return unsupported("images with an external data file can't hold internal snapshots");
+  TRY(image.check_snapshots("no snapshot is created, reverted to or deleted"));
   TRY(image.flush());
   auto state = std::make_unique<State>(s, TRY(Refcounts::open(*s.file, s.header)));
   TRY(state->reserve_present_state());
@@ -294,6 +295,7 @@ Result<void> SnapshotTransaction::revert(size_t index) {
   State& s = *state_;
   CHECK(index < s.snapshots.size());
   const Snapshot& snapshot = s.snapshots[index];
+  if (snapshot.fault) return fault_of(s.file().name(), s.image.header, snapshot);
   const std::vector<uint64_t> target = TRY(s.read_l1(snapshot));
   const uint64_t size = align_down(snapshot.disk_size.value_or(s.header.size), 512);
   const size_t length = std::max<size_t>(target.size(), s.header.l1_entries_for(size));

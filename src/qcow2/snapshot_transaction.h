@@ -42,6 +42,7 @@ struct PreparedCommit {
 class SnapshotTransaction {
  public:
   // The image must be open for writing; it is flushed first. One transaction at a time, no guest I/O until it ends.
+  // kCorrupt where nobody can tell what one of the snapshots refers to (SnapshotFault): then no change is safe.
   static Result<SnapshotTransaction> begin(Image& image);
   SnapshotTransaction(SnapshotTransaction&&) noexcept;
   ~SnapshotTransaction();  // without a successful prepare(): gives the shadow clusters back
@@ -50,7 +51,8 @@ class SnapshotTransaction {
   const std::vector<Snapshot>& snapshots() const;
 
   Result<void> create(const SnapshotSpec& spec);  // kAlreadyExists is the caller's question: qcow2 allows equal names
-  Result<void> revert(size_t index);              // the active disk becomes the snapshot's, size included
+  // The active disk becomes the snapshot's, size included. kCorrupt where the snapshot has a fault.
+  Result<void> revert(size_t index);
   Result<void> remove(std::span<const size_t> indexes);  // any number, in one pass over the tables
   Result<void> rename(size_t index, const std::string& new_name);
   // Every entry of the table gets the extra data that version 3 asks for.

@@ -10,6 +10,7 @@ Result<SnapshotUsage> Image::snapshot_usage(size_t index) {
   if (state_->writer) TRY(flush());
   State& s = *state_;
   const Snapshot& snapshot = s.snapshots[index];
+  if (snapshot.fault && !snapshot.fault->table_is_known) return fault_of(name(), s.header, snapshot);
   const EntryFormat format(s.header);
   const uint64_t cluster_size = s.header.cluster_size();
   const uint64_t l1_clusters = div_round_up(uint64_t{snapshot.l1_size} * 8, cluster_size);

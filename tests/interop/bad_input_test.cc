@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "base/endian.h"
 #include "host/host.h"
 #include "interop/host_directory.h"
 #include "operation/create_snapshot.h"
@@ -151,6 +152,55 @@ TEST_F(BadInputTest, ASnapshotMissingInOneOfTwoDisksIsNotReverted) {
   expect_refused({"snapshot", "edit", "vm", "base", "--name", "x"}, 3, HasSubstr("disk vdb"));
   host_.varve_ok({"snapshot", "revert", "vm", "base", "--disk", "vda"});
   EXPECT_TRUE(host_.is_filled("vm.qcow2", 1));
+}
+
+// What the table says of a snapshot is a lie in one of the two images: everything can be looked at, nothing that needs
+// the truth is begun.
+TEST_F(BadInputTest, ASnapshotThatIsDamagedInOneDiskIsNamedAndNoneIsChanged) {
+  const std::string image = test::read_whole_file(host_.image("vm-2.qcow2"));
+  const auto table = static_cast<std::streamoff>(load_be<uint64_t>(std::as_bytes(std::span(image)).data() + 64));
+  host_.fill("vm.qcow2", 2);
+  using namespace std::string_literals;
+  patch("vm-2.qcow2", table, "\0\0\x01\0\0\0\0\0"s);  // its L1 table, far behind the end of the file
+  const auto damaged = AllOf(HasSubstr("disk vdb"),
+                             HasSubstr("snapshot 'base' (id 1) is damaged: its L1 table (offset "
+                                       "0x10000000000, 1 entries) lies outside of the file"),
+                             HasSubstr("nothing was changed"), HasSubstr("convert"));
+  expect_refused({"snapshot", "create", "vm", "s"}, 3, damaged);
+  expect_refused({"snapshot", "revert", "vm", "base"}, 3, damaged);
+  expect_refused({"snapshot", "delete", "vm", "base"}, 3, damaged);
+  EXPECT_THAT(host_.varve_ok({"snapshot", "list", "vm"}), HasSubstr("base"));
+  EXPECT_THAT(host_.varve({"where", "vm", "base"}).out, AllOf(HasSubstr("NOT COMPLETE"), HasSubstr("is damaged")));
+  EXPECT_THAT(host_.varve({"where", "vm"}).out, HasSubstr("is damaged"));
+  host_.varve_ok({"snapshot", "revert", "vm", "base", "--disk", "vda"});
+  EXPECT_TRUE(host_.is_filled("vm.qcow2", 1));
+}
+
+// What only the damaged snapshot holds would look like leaks to the repair that comes before the first write.
+TEST_F(BadInputTest, ADirtyImageWithADamagedSnapshotIsNotRepairedUnasked) {
+  const std::string path = host_.image("vm-2.qcow2");
+  const std::string image = test::read_whole_file(path);
+  const auto table = static_cast<std::streamoff>(load_be<uint64_t>(std::as_bytes(std::span(image)).data() + 64));
+  using namespace std::string_literals;
+  patch("vm-2.qcow2", table, "\0\0\x01\0\0\0\0\0"s);
+  patch("vm-2.qcow2", 79, "\1");
+  const std::string before = test::read_whole_file(path);
+  const test::ProcessResult result = host_.varve({"image", "resize", "-f", "qcow2", path, "+1M"});
+  EXPECT_EQ(result.exit_code, 1) << result.out;
+  EXPECT_THAT(result.err, HasSubstr("snapshot 'base' (id 1) is damaged"));
+  EXPECT_EQ(test::read_whole_file(path), before);
+}
+
+// The disk of a snapshot that is larger than its table: no way back, but every other one.
+TEST_F(BadInputTest, ASnapshotOfAnImpossibleDiskIsNotRevertedToAndCanBeDeleted) {
+  const std::string image = test::read_whole_file(host_.image("vm-2.qcow2"));
+  const auto table = static_cast<std::streamoff>(load_be<uint64_t>(std::as_bytes(std::span(image)).data() + 64));
+  patch("vm-2.qcow2", table + 48, std::string(8, '\xff'));
+  expect_refused({"snapshot", "revert", "vm", "base"}, 3,
+                 AllOf(HasSubstr("disk vdb"), HasSubstr("belongs to a disk of impossible size")));
+  host_.varve_ok({"snapshot", "create", "vm", "other"});
+  host_.varve_ok({"snapshot", "delete", "vm", "base"});
+  test::run_ok({"qemu-img", "check", host_.image("vm-2.qcow2")});
 }
 
 TEST_F(BadInputTest, AnImageInUseByQemuIsRefusedWithItsHolder) {
