@@ -5,12 +5,12 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
 #include <random>
 #include <thread>
 
 #include "crash/disk_state.h"
 #include "crash/snapshot_changes.h"
+#include "crash/write_history.h"
 #include "io/crash_states.h"
 
 namespace varve::test {
@@ -32,15 +32,6 @@ struct GuestShape {
 void PrintTo(const GuestShape& shape, std::ostream* out) {
   *out << shape.name;
 }
-
-// What the guest saw after each of its operations.
-struct Step {
-  std::string what;
-  uint64_t disk_operations = 0;  // recorded when it had returned
-  bool durable = false;          // from then on
-  Bytes contents;
-  std::vector<PointState> snapshots;
-};
 
 class GuestWriteCrash : public testing::TestWithParam<GuestShape> {
  protected:
@@ -73,13 +64,7 @@ class GuestWriteCrash : public testing::TestWithParam<GuestShape> {
     return bytes;
   }
 
-  void note(std::string what, bool durable) {
-    Step step{std::move(what), control_->recorded_operations(), durable, whole_contents(*image_), {}};
-    auto state = state_of(*image_);
-    ASSERT_TRUE(state) << state.error().message;
-    step.snapshots = std::move(state->snapshots);
-    steps_.push_back(std::move(step));
-  }
+  void note(const std::string& what, bool durable) { history_.note(what, *control_, *image_, durable); }
 
   // One thing that a guest, or the host, does to the disk.
   void act() {
@@ -110,7 +95,7 @@ class GuestWriteCrash : public testing::TestWithParam<GuestShape> {
         const uint64_t cluster = GetParam().options.cluster_size;
         const uint64_t begin = offset / cluster * cluster;
         Bytes bytes(std::min(GetParam().options.size - begin, (1 + random_() % 3) * cluster));
-        for (size_t at = 0; at < bytes.size(); ++at) bytes[at] = static_cast<std::byte>(steps_.size() + at / 100);
+        for (size_t at = 0; at < bytes.size(); ++at) bytes[at] = static_cast<std::byte>(history_.size() + at / 100);
         ASSERT_TRUE(image_->write_compressed(begin, bytes));
         return note("compressed" + range(), false);
       }
@@ -134,7 +119,7 @@ class GuestWriteCrash : public testing::TestWithParam<GuestShape> {
     SnapshotChange change;
     const size_t index = there == 0 ? 0 : random_() % there;
     if (there == 0 || random_() % 3 == 0)
-      change = {"create", [&](SnapshotTransaction& t) { return t.create({.name = std::to_string(steps_.size())}); }};
+      change = {"create", [&](SnapshotTransaction& t) { return t.create({.name = std::to_string(history_.size())}); }};
     else if (random_() % 2 == 0)
       change = {"revert", [&](SnapshotTransaction& t) { return t.revert(index); }};
     else
@@ -144,21 +129,6 @@ class GuestWriteCrash : public testing::TestWithParam<GuestShape> {
     note(change.name, true);
   }
 
-  // Which steps may show after a power failure: from the last durable one to the one under way.
-  std::span<const Step> possible(const CrashState& state) const {
-    size_t first = 0;
-    size_t last = 0;
-    for (size_t i = 0; i < steps_.size(); ++i) {
-      if (steps_[i].disk_operations > state.completed) {
-        last = i;
-        break;
-      }
-      if (steps_[i].durable) first = i;
-      last = i;
-    }
-    return std::span(steps_).subspan(first, last - first + 1);
-  }
-
   void check(CrashState& state) {
     const Qcow2Scan scan = scan_qcow2(whole_contents(*state.disks[0]));
     ASSERT_TRUE(scan.errors.empty()) << scan.describe();
@@ -166,31 +136,11 @@ class GuestWriteCrash : public testing::TestWithParam<GuestShape> {
     const auto image = Image::open(state.disks[0], {.writable = true, .data = data});
     ASSERT_TRUE(image) << image.error().message;
     (*image)->set_backing(backing_);
-    const auto now = state_of(**image);
-    ASSERT_TRUE(now) << now.error().message;
-    const Bytes contents = whole_contents(**image);
-
-    std::span<const Step> steps = possible(state);
     if (GetParam().options.data_file_raw) {
       SCOPED_TRACE("the data file as a raw image");
-      check_sectors(whole_contents(*data), steps);
+      history_.check_raw(state, *data);
     }
-    const auto same_snapshots = [&](const Step& s) { return s.snapshots == now->snapshots; };
-    ASSERT_TRUE(std::any_of(steps.begin(), steps.end(), same_snapshots)) << *now;
-    check_sectors(contents, steps);
-  }
-
-  void check_sectors(const Bytes& contents, std::span<const Step> steps) const {
-    ASSERT_EQ(contents.size(), steps.front().contents.size());
-    for (size_t at = 0; at < contents.size(); at += kSector) {
-      const auto same_sector = [&](const Step& s) {
-        return std::memcmp(&s.contents[at], &contents[at], std::min(kSector, contents.size() - at)) == 0;
-      };
-      if (std::any_of(steps.rbegin(), steps.rend(), same_sector)) continue;
-      std::string between;
-      for (const Step& s : steps) between += "\n  " + s.what;
-      FAIL() << "the sector at " << at << " holds what it never held between these steps:" << between;
-    }
+    history_.check(state, **image);
   }
 
   void live_and_die(unsigned seed, unsigned length) {
@@ -198,7 +148,7 @@ class GuestWriteCrash : public testing::TestWithParam<GuestShape> {
     random_.seed(seed);
     ASSERT_TRUE(image_->flush());
     control_->start_over();
-    steps_.clear();
+    history_.clear();
     note("begin", true);
     for (unsigned i = 0; i < length && !HasFatalFailure(); ++i) act();
     if (HasFailure()) return;
@@ -216,7 +166,7 @@ class GuestWriteCrash : public testing::TestWithParam<GuestShape> {
   std::shared_ptr<FaultDevice> disk_;
   std::shared_ptr<FaultDevice> data_;
   std::unique_ptr<Image> image_;
-  std::vector<Step> steps_;
+  WriteHistory history_;
   size_t states_ = 0;
 };
 
