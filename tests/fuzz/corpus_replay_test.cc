@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "fuzz/document_entry_points.h"
 #include "fuzz/entry_points.h"
 #include "support/temp_dir.h"
 
@@ -70,6 +71,30 @@ TEST_P(TableCorpus, BreaksNoPromise) {
 
 INSTANTIATE_TEST_SUITE_P(Snapshots, TableCorpus, testing::ValuesIn(files("snapshot_table")), test_name);
 INSTANTIATE_TEST_SUITE_P(Bitmaps, TableCorpus, testing::ValuesIn(files("bitmaps")), test_name);
+
+// Every document as both kinds: who says that it is the one does not make it so.
+class DocumentCorpus : public testing::TestWithParam<std::string> {};
+
+TEST_P(DocumentCorpus, BreaksNoPromise) {
+  const std::string text = test::read_whole_file(GetParam());
+  ASSERT_FALSE(text.empty());
+  domain_xml(text);
+  snapshot_xml(text);
+}
+
+INSTANTIATE_TEST_SUITE_P(Libvirt, DocumentCorpus, testing::ValuesIn(files("libvirt")), test_name);
+INSTANTIATE_TEST_SUITE_P(Domains, DocumentCorpus, testing::ValuesIn(files("domain_xml")), test_name);
+INSTANTIATE_TEST_SUITE_P(Snapshots, DocumentCorpus, testing::ValuesIn(files("snapshot_xml")), test_name);
+
+class JournalCorpus : public testing::TestWithParam<std::string> {};
+
+TEST_P(JournalCorpus, BreaksNoPromise) {
+  const std::string bytes = test::read_whole_file(GetParam());
+  ASSERT_FALSE(bytes.empty());
+  journal(std::as_bytes(std::span(bytes)));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, JournalCorpus, testing::ValuesIn(files("journal")), test_name);
 
 }  // namespace
 }  // namespace varve::fuzz
