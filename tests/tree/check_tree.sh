@@ -97,6 +97,25 @@ case $rule in
       [ -e "$name" ] || offend "$file:$line: names $name, which is not there"
     done < <(texts | xargs -d '\n' grep -noIE 'docs/[a-z0-9_/-]+\.md' || true)
     ;;
+  threat_model)
+    # Every test that the table names is there: `Suite`, `Suite.Test`, or `hostile/IMAGE`.
+    page=docs/threat-model.md
+    while read -r name; do
+      case $name in
+        hostile/*)
+          [ -e "tests/corpus/$name" ] || offend "$page: there is no image $name"
+          ;;
+        *.*)
+          grep -rqE "^TEST(_F|_P)?\(${name%.*}, ${name#*.}\)" src tests --include='*_test.cc' ||
+            offend "$page: there is no test $name"
+          ;;
+        *)
+          grep -rqE "^TEST(_F|_P)?\($name, " src tests --include='*_test.cc' || offend "$page: there is no suite $name"
+          ;;
+      esac
+    done < <(sed -nE 's/^\|.*\|([^|]+)\| *$/\1/p' "$page" |
+      grep -oE '`(hostile/[a-z0-9_]+|[A-Z][A-Za-z0-9]+(\.[A-Z][A-Za-z0-9]+)?)`' | tr -d '`' | sort -u)
+    ;;
   *)
     echo "no such rule: $rule" >&2
     exit 2
