@@ -14,6 +14,7 @@
 #include "check/rebuild.h"
 #include "check/references.h"
 #include "check/repair_plan.h"
+#include "check/repair_summary.h"
 
 namespace varve::check {
 
@@ -53,6 +54,7 @@ class Check {
       plan_.clears_bits = result.tally.check_errors == 0 && result.tally.corruptions == 0;
       plan_.zeroed = std::move(zeroed_);
       if (file_grows_) plan_.file_size = file_.size();
+      if (options_.planned) options_.planned(TRY(summarize(plan_, file_, original_, *stored_)));
       TRY(carry_out(plan_, file_, original_, *stored_));
     }
     return result;

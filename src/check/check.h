@@ -6,15 +6,32 @@
 //  - a repair is planned whole before its first write (check/repair_plan.h): what fails on the way changes nothing.
 #pragma once
 
+#include <functional>
+#include <optional>
+
 #include "check/layout.h"
 #include "check/tally.h"
 
 namespace varve::check {
 
+// What a repair changes, as it was planned.
+struct RepairSummary {
+  uint64_t refcounts_raised = 0;  // clusters
+  uint64_t refcounts_lowered = 0;
+  uint64_t entries_zeroed = 0;        // of L2 tables and others
+  uint64_t structure_bytes = 0;       // of a refcount structure made anew; 0: it is mended in place
+  bool snapshot_table = false;        // written anew, or cut
+  bool copied_flags = false;          // some are set or cleared
+  bool clears_bits = false;           // dirty, corrupt
+  std::optional<uint64_t> file_size;  // that the file grows to
+};
+
 struct CheckOptions {
   Repair repair = Repair::kNone;
   // L2 tables and snapshot tables done, of all. May be empty.
   std::function<void(uint64_t, uint64_t)> progress = {};
+  // Told before the first write of a repair. May be empty.
+  std::function<void(const RepairSummary&)> planned = {};
 };
 
 // An error: the image can't be opened, or a repair can't be written. A check that ended early is no error here but in

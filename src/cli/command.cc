@@ -103,7 +103,8 @@ int run_command(const std::vector<std::string>& arguments) {
     return finish(context, ExitCode::kUsage);
   }
   if (image)
-    return finish(context.output, run_image_command(context.output, {ours_end, arguments.end()}, context.options.json));
+    return finish(context.output, run_image_command(context.output, {ours_end, arguments.end()}, context.options.json,
+                                                    context.options.dry_run));
   CHECK(context.action);
   return run_action(context);
 }

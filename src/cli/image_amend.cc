@@ -8,6 +8,7 @@
 #include "cli/image_encryption.h"
 #include "cli/image_errors.h"
 #include "cli/image_options.h"
+#include "cli/image_plan.h"
 #include "cli/image_progress.h"
 #include "cli/image_source.h"
 #include "cli/qemu_drivers.h"
@@ -52,13 +53,12 @@ Result<Amendment> read_amendment(const ImageOptions& options, const qcow2::Heade
                .data_file = options.text("data_file"),
                .size = options.number("size"),
                .key_slots = false};
-  for (const char* name : {"encrypt.state", "encrypt.keyslot", "encrypt.old-secret", "encrypt.new-secret",
-                           "encrypt.iter-time"}) {
+  for (const char* name :
+       {"encrypt.state", "encrypt.keyslot", "encrypt.old-secret", "encrypt.new-secret", "encrypt.iter-time"}) {
     if (!options.text(name)) continue;
     if (header.crypt_method == qcow2::CryptMethod::kNone)
       return invalid("Can't amend encryption options - encryption not present");
-    if (header.crypt_method != qcow2::CryptMethod::kLuks)
-      return invalid("Only LUKS encryption options can be amended");
+    if (header.crypt_method != qcow2::CryptMethod::kLuks) return invalid("Only LUKS encryption options can be amended");
     to.key_slots = true;
   }
   if (const auto compat = options.text("compat")) {
@@ -69,8 +69,7 @@ Result<Amendment> read_amendment(const ImageOptions& options, const qcow2::Heade
   if (to.data_file && !header.has_data_file())
     return invalid("data-file can only be set for images that use an external data file");
   if (options.text("data_file_raw")) to.data_file_raw = options.flag("data_file_raw");
-  if (to.data_file_raw && !header.has_raw_data_file())
-    return invalid("data-file-raw cannot be set on existing images");
+  if (to.data_file_raw && !header.has_raw_data_file()) return invalid("data-file-raw cannot be set on existing images");
   if (options.text("lazy_refcounts")) to.lazy_refcounts = options.flag("lazy_refcounts");
   if (const auto bits = options.number("refcount_bits")) {
     if (!std::has_single_bit(*bits) || *bits > 64)
@@ -91,8 +90,7 @@ Result<void> check_backing(const ImageOptions& options, const qcow2::Header& hea
 Result<void> set_flags(qcow2::Image& image, const Amendment& to) {
   const qcow2::Header& now = image.header();
   if (to.lazy_refcounts && to.version < 3 && !now.lazy_refcounts()) {
-    return invalid(
-        "Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)");
+    return invalid("Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)");
   }
   if (to.lazy_refcounts == now.lazy_refcounts() && to.data_file_raw == now.has_raw_data_file() && !to.data_file)
     return {};
@@ -128,8 +126,9 @@ Result<void> amend(const image::OpenImage& opened, const ImageOptions& options, 
   if (to.key_slots) TRY(change_key_slots(TRY(qcow2::luks_area(image.file(), image.header())), options, request));
   if (new_width) {
     if (to.version < 3 && to.refcount_bits != 16) {
-      return invalid("Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or "
-                     "greater)");
+      return invalid(
+          "Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or "
+          "greater)");
     }
     TRY(image.change_refcount_bits(to.refcount_bits));
     progress.update(to.version < image.header().version ? 1 : parts, parts);
@@ -141,6 +140,30 @@ Result<void> amend(const image::OpenImage& opened, const ImageOptions& options, 
   return image.downgrade([&](uint64_t done, uint64_t total) {  // the last part
     progress.update((parts - 1) * total + done, parts * total);
   });
+}
+
+// After the rehearsal; `before` is the header of a qcow2 image as it was.
+Plan plan_of(const AmendRequest& request, const image::OpenImage& image, const std::optional<qcow2::Header>& before) {
+  Plan plan = begin_image_plan(fmt::format("amend {}", request.path), image);
+  const auto change = [&](const char* what, const auto& from, const auto& to) {
+    if (from != to) plan.steps.push_back(fmt::format("change {} from {} to {}", what, from, to));
+  };
+  if (before) {
+    const qcow2::Header& after = image.qcow2()->header();
+    change("the version", before->version, after.version);
+    change("the width of refcounts", before->refcount_bits(), after.refcount_bits());
+    change("lazy refcounts", before->lazy_refcounts(), after.lazy_refcounts());
+    change("data_file_raw", before->has_raw_data_file(), after.has_raw_data_file());
+    change("the external data file's name", before->data_file.value_or("none"), after.data_file.value_or("none"));
+    change("the disk's size", before->size, after.size);
+    if (after.size < before->size)
+      plan.notes.push_back(fmt::format("what the disk's last {} hold is gone", bytes_text(before->size - after.size)));
+  }
+  if (request.options->find("new-secret") != std::string::npos || request.options->find("state=") != std::string::npos)
+    plan.steps.push_back("change the key slots");
+  add_file_steps(plan, image);
+  if (plan.steps.empty()) plan.notes.push_back("the image is so already: nothing would be written");
+  return plan;
 }
 
 ImageExit print_help(Output& output, image::Format format) {
@@ -164,13 +187,20 @@ ImageExit run(Output& output, const AmendRequest& request) {
       message += "\nThis option is only supported for image creation";
     return image_failure(output, message);
   }
+  const auto before = opened->qcow2() == nullptr ? std::nullopt : std::optional(opened->qcow2()->header());
+  const DryRun& dry_run = request.source.dry_run;
   Result<void> done;
   {
-    ImageProgress progress(output, request.progress && !request.quiet);
+    ImageProgress progress(output, request.progress && !request.quiet && !dry_run.wanted);
     done = amend(*opened, options, request, progress);
     progress.finish();
   }
-  return done ? ImageExit{0} : image_failure(output, done.error());
+  if (!done) return image_failure(output, done.error());
+  if (dry_run.wanted) {
+    if (const auto enough = check_space(*opened); !enough) return image_failure(output, enough.error());
+    return print_image_plan(output, dry_run, plan_of(request, *opened, before));
+  }
+  return {0};
 }
 
 }  // namespace

@@ -42,9 +42,11 @@ ParsedImageArguments parse_image_arguments(const ImageCall& call, const std::str
   for (const ImageLongOption& o : long_options) {
     table.push_back({o.name, o.has_value ? required_argument : no_argument, nullptr, o.id});
   }
+  if (call.output.program() == "varve") table.push_back({"dry-run", no_argument, nullptr, kOptionDryRun});
   table.push_back({nullptr, 0, nullptr, 0});
 
   ParsedImageArguments parsed;
+  parsed.dry_run = {.wanted = call.dry_run, .json = call.json};
   const int argc = static_cast<int>(words.size());
   const std::string short_options = ":" + letters;  // the colon: report a missing value apart
   optind = 0;                                       // glibc: start anew
@@ -56,6 +58,10 @@ ParsedImageArguments parse_image_arguments(const ImageCall& call, const std::str
       parsed.failed = usage_failure(
           call.output, fmt::format("{} option '{}'", id == ':' ? "missing argument for" : "unrecognized", word));
       return parsed;
+    }
+    if (id == kOptionDryRun) {
+      parsed.dry_run.wanted = true;
+      continue;
     }
     parsed.options.push_back({id, optarg != nullptr ? optarg : ""});
   }

@@ -17,7 +17,14 @@ namespace varve::cli {
 struct ImageCall {
   Output& output;
   std::vector<std::string> arguments;
-  bool json = false;  // `varve --json image …`
+  bool json = false;     // `varve --json image …`
+  bool dry_run = false;  // `varve --dry-run image …`
+};
+
+// Whether the verb is only to say what it would do; and how.
+struct DryRun {
+  bool wanted = false;
+  bool json = false;
 };
 
 // Ends a verb: the exit code that qemu-img has for it. Everything is already printed.
@@ -38,6 +45,7 @@ enum ImageOption : int {
   kOptionBitmaps,
   kOptionSkipBroken,
   kOptionDeep,
+  kOptionDryRun,
 };
 
 struct ImageLongOption {
@@ -54,6 +62,7 @@ struct ParsedImageOption {
 struct ParsedImageArguments {
   std::vector<ParsedImageOption> options;  // in order
   std::vector<std::string> operands;
+  DryRun dry_run;                   // of the call, or `--dry-run` among the options (called as varve)
   std::optional<ImageExit> failed;  // printed: the caller returns it
 };
 

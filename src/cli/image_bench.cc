@@ -71,7 +71,8 @@ class Run {
   }
 
   void drain_requests() {
-    AlignedVector<std::byte> buffer(request_.buffer_size, static_cast<std::byte>(request_.write ? request_.pattern : 0));
+    AlignedVector<std::byte> buffer(request_.buffer_size,
+                                    static_cast<std::byte>(request_.write ? request_.pattern : 0));
     for (;;) {
       const uint64_t index = next_++;
       if (index >= end_) return;
@@ -193,12 +194,12 @@ bool take_number(Output& output, int id, const std::string& value, BenchRequest&
 
 ImageExit image_bench(const ImageCall& call) {
   ParsedImageArguments parsed = parse_image_arguments(call, "hc:d:f:ni:o:qs:S:t:wU",
-                                                            {{"help", false, 'h'},
-                                                             {"flush-interval", true, kFlushInterval},
-                                                             {"pattern", true, kPattern},
-                                                             {"no-drain", false, kNoDrain},
-                                                             {"image-opts", false, kOptionImageOpts},
-                                                             {"force-share", false, 'U'}});
+                                                      {{"help", false, 'h'},
+                                                       {"flush-interval", true, kFlushInterval},
+                                                       {"pattern", true, kPattern},
+                                                       {"no-drain", false, kNoDrain},
+                                                       {"image-opts", false, kOptionImageOpts},
+                                                       {"force-share", false, 'U'}});
   if (parsed.failed) return *parsed.failed;
   BenchRequest request;
   if (const auto ended = take_source_arguments(call, parsed, request.source)) return *ended;
@@ -229,6 +230,10 @@ ImageExit image_bench(const ImageCall& call) {
   }
   if (parsed.operands.size() != 1) return usage_failure(call.output, "Expecting one image file name");
   request.path = parsed.operands[0];
+  if (request.write && parsed.dry_run.wanted)
+    return image_failure(call.output,
+                         "image bench -w has no plan to show: it writes over what the image holds, and "
+                         "times that; without --dry-run it does so");
   if (request.depth == 0) return image_failure(call.output, "Invalid queue depth specified");
   return bench(call.output, request);
 }

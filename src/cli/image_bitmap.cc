@@ -6,6 +6,7 @@
 
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
+#include "cli/image_plan.h"
 #include "cli/image_source.h"
 #include "image/open.h"
 
@@ -123,11 +124,24 @@ Result<void> apply(const BitmapStep& step, const BitmapRequest& request, const q
   return {};
 }
 
+// After the rehearsal.
+Plan plan_of(const BitmapRequest& request, const image::OpenImage& image) {
+  Plan plan = begin_image_plan(fmt::format("change the bitmap '{}' of {}", request.bitmap, request.path), image);
+  for (const BitmapStep& step : request.steps)
+    plan.steps.push_back(step.action == BitmapAction::kMerge
+                             ? fmt::format("merge the bitmap '{}'{} into '{}'", step.source,
+                                           request.merge_path ? " of " + *request.merge_path : "", request.bitmap)
+                             : fmt::format("{} the bitmap '{}'", name_of(step.action), request.bitmap));
+  add_file_steps(plan, image);
+  return plan;
+}
+
 ImageExit run(Output& output, const BitmapRequest& request) {
   const auto cannot_open = [&](const std::string& path, const std::string& reason, const Error* error) {
     return image_failure(output, fmt::format("Could not open '{}': {}", path, reason), error);
   };
-  const auto opened = open_source(request.path, request.source, {.use = image::Use::kWriteMetadata, .open_backing = false});
+  const auto opened =
+      open_source(request.path, request.source, {.use = image::Use::kWriteMetadata, .open_backing = false});
   if (!opened) return image_failure(output, opened.error());
   const auto failed = [&](const BitmapStep& step, const Error& error) {
     return image_failure(
@@ -167,6 +181,11 @@ ImageExit run(Output& output, const BitmapRequest& request) {
   for (const BitmapStep& step : request.steps)
     if (auto done = apply(step, request, image->header(), *bitmaps, source); !done) return failed(step, done.error());
   if (auto stored = image->store_bitmaps(*bitmaps); !stored) return failed(request.steps.back(), stored.error());
+  const DryRun& dry_run = request.source.dry_run;
+  if (dry_run.wanted) {
+    if (const auto enough = check_space(*opened); !enough) return image_failure(output, enough.error());
+    return print_image_plan(output, dry_run, plan_of(request, *opened));
+  }
   return {0};
 }
 
@@ -175,19 +194,19 @@ ImageExit run(Output& output, const BitmapRequest& request) {
 ImageExit image_bitmap(const ImageCall& call) {
   enum : int { kAdd = 512, kRemove, kClear, kEnable, kDisable, kMerge };
   ParsedImageArguments parsed = parse_image_arguments(call, "b:f:F:g:hU",
-                                                            {{"help", false, 'h'},
-                                                             {"object", true, kOptionObject},
-                                                             {"image-opts", false, kOptionImageOpts},
-                                                             {"add", false, kAdd},
-                                                             {"remove", false, kRemove},
-                                                             {"clear", false, kClear},
-                                                             {"enable", false, kEnable},
-                                                             {"disable", false, kDisable},
-                                                             {"merge", true, kMerge},
-                                                             {"source-file", true, 'b'},
-                                                             {"source-format", true, 'F'},
-                                                             {"granularity", true, 'g'},
-                                                             {"force-share", false, 'U'}});
+                                                      {{"help", false, 'h'},
+                                                       {"object", true, kOptionObject},
+                                                       {"image-opts", false, kOptionImageOpts},
+                                                       {"add", false, kAdd},
+                                                       {"remove", false, kRemove},
+                                                       {"clear", false, kClear},
+                                                       {"enable", false, kEnable},
+                                                       {"disable", false, kDisable},
+                                                       {"merge", true, kMerge},
+                                                       {"source-file", true, 'b'},
+                                                       {"source-format", true, 'F'},
+                                                       {"granularity", true, 'g'},
+                                                       {"force-share", false, 'U'}});
   if (parsed.failed) return *parsed.failed;
   BitmapRequest request;
   if (const auto ended = take_source_arguments(call, parsed, request.source)) return *ended;

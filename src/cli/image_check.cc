@@ -12,6 +12,7 @@
 #include "cli/image_check_arguments.h"
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
+#include "cli/image_plan.h"
 #include "cli/qemu_json.h"
 #include "image/format.h"
 #include "io/file_device.h"
@@ -122,9 +123,11 @@ struct OpenCheck {
 
 Result<OpenCheck> open_file(const CheckArguments& arguments) {
   const bool writes = arguments.repair != check::Repair::kNone;
+  const Access access = !writes                           ? Access::kReadOnly
+                        : arguments.source.dry_run.wanted ? Access::kRehearse
+                                                          : Access::kReadWrite;
   OpenCheck open;
-  open.file =
-      TRY(FileDevice::open(arguments.path, writes ? Access::kReadWrite : Access::kReadOnly, LockRequest::none()));
+  open.file = TRY(FileDevice::open(arguments.path, access, LockRequest::none()));
   open.format = arguments.format ? *arguments.format : TRY(image::probe_format(*open.file));
   if (!arguments.share && open.format == image::Format::kQcow2) {
     TRY(open.file->relock(writes ? LockRequest::format_writer() : LockRequest::format_reader()));
@@ -143,6 +146,53 @@ Result<check::CheckResult> check_once(Output& output, FileDevice& file, const Ch
     TRY(check::check_deep(file, report, result.tally));
   }
   return result;
+}
+
+Plan plan_of(const CheckArguments& arguments, const FileDevice& file, const check::RepairSummary& repair) {
+  Plan plan{.title = fmt::format("repair {}", arguments.name), .checks = {}, .steps = {}, .notes = {}};
+  plan.checks.push_back(fmt::format("{} is a qcow2 image that nobody uses, and can be written", arguments.name));
+  const auto step = [&](bool wanted, const std::string& text) {
+    if (wanted) plan.steps.push_back(text);
+  };
+  step(repair.file_size.has_value(), fmt::format("let the file grow to {} bytes", repair.file_size.value_or(0)));
+  step(repair.structure_bytes != 0,
+       fmt::format("write a new refcount structure of {}, and point to it", bytes_text(repair.structure_bytes)));
+  step(repair.refcounts_raised != 0, fmt::format("raise the refcounts of {} clusters", repair.refcounts_raised));
+  step(repair.snapshot_table, "write the snapshot table anew");
+  step(repair.entries_zeroed != 0, fmt::format("zero {} table entries that lead nowhere", repair.entries_zeroed));
+  step(repair.refcounts_lowered != 0, fmt::format("lower the refcounts of {} clusters", repair.refcounts_lowered));
+  step(repair.copied_flags, "correct COPIED flags");
+  step(repair.clears_bits, "take back that the image is dirty or corrupt");
+  add_file_steps(plan, file);
+  if (plan.steps.empty()) plan.notes.push_back("there is nothing to repair");
+  return plan;
+}
+
+// Repairs in memory, and looks at what has become of the image.
+ImageExit rehearse(Output& output, const CheckArguments& arguments, FileDevice& file) {
+  check::RepairSummary repair;
+  std::string last_line;
+  const check::Report silent{.line = [&](const std::string& text) { last_line = text; },
+                             .error = [&](const std::string& text) { last_line = text; }};
+  const auto failed = [&](int error, const std::string& why) {
+    return image_failure(output, fmt::format("Check failed: {}", error != 0 ? std::strerror(error) : why));
+  };
+  Result<check::CheckResult> result = check::check_image(
+      file, {.repair = arguments.repair, .progress = {}, .planned = [&](const check::RepairSummary& s) { repair = s; }},
+      silent);
+  if (!result) return failed(result.error().sys_errno, result.error().message);
+  if (result->tally.error != 0 || result->tally.check_errors != 0) return failed(result->tally.error, last_line);
+  if (const auto enough = check_space(file, file.rehearsed().most_new_bytes); !enough)
+    return image_failure(output, enough.error());
+  Plan plan = plan_of(arguments, file, repair);
+  result = check::check_image(file, {}, silent);
+  if (!result) return failed(result.error().sys_errno, result.error().message);
+  const check::Tally& left = result->tally;
+  if (left.error != 0 || left.check_errors != 0) return failed(left.error, last_line);
+  if (left.corruptions != 0 || left.leaks != 0)
+    plan.notes.push_back(fmt::format("{} errors and {} leaked clusters would be left", left.corruptions, left.leaks));
+  print_image_plan(output, arguments.source.dry_run, std::move(plan));
+  return {left.corruptions != 0 ? 2 : left.leaks != 0 ? 3 : 0};
 }
 
 ImageExit run(Output& output, const CheckArguments& arguments, bool json) {
@@ -171,6 +221,7 @@ ImageExit run(Output& output, const CheckArguments& arguments, bool json) {
     output.error(error != 0 ? fmt::format("Check failed: {}", std::strerror(error)) : "Check failed");
     return ImageExit{1};
   };
+  if (file.is_rehearsal()) return rehearse(output, arguments, file);
   Result<check::CheckResult> result = check_once(output, file, arguments, arguments.repair);
   if (!result) return failed(result.error().sys_errno != 0 ? result.error().sys_errno : EIO);
   const check::Tally first = result->tally;

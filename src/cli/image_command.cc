@@ -88,7 +88,7 @@ ImageExit image_help(Output& output) {
   return {0};
 }
 
-int run_image_command(Output& output, const std::vector<std::string>& arguments, bool json) {
+int run_image_command(Output& output, const std::vector<std::string>& arguments, bool json, bool dry_run) {
   if (arguments.empty()) return usage_failure(output, "Not enough arguments").code;
   const std::string& verb = arguments[0];
   if (verb == "-h" || verb == "--help") return image_help(output).code;
@@ -98,7 +98,7 @@ int run_image_command(Output& output, const std::vector<std::string>& arguments,
   }
   if (verb.starts_with('-')) return usage_failure(output, fmt::format("unrecognized option '{}'", verb)).code;
   for (const auto& [name, run] : kVerbs) {
-    if (verb == name) return run({output, {arguments.begin() + 1, arguments.end()}, json}).code;
+    if (verb == name) return run({output, {arguments.begin() + 1, arguments.end()}, json, dry_run}).code;
   }
   return usage_failure(output, "Command not found: " + verb).code;
 }

@@ -10,7 +10,7 @@
 namespace varve::cli {
 
 // `arguments`: what follows `varve image`. Returns the exit code.
-int run_image_command(Output& output, const std::vector<std::string>& arguments, bool json);
+int run_image_command(Output& output, const std::vector<std::string>& arguments, bool json, bool dry_run = false);
 
 // Prints the help of all verbs.
 ImageExit image_help(Output& output);

@@ -7,12 +7,15 @@
 #include "cli/cache_mode.h"
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
+#include "cli/image_plan.h"
 #include "cli/image_progress.h"
 #include "cli/image_source.h"
 #include "cli/interrupt.h"
 #include "image/backing_name.h"
 #include "image/commit.h"
 #include "image/open.h"
+#include "image/space_needed.h"
+#include "io/free_space.h"
 
 namespace varve::cli {
 
@@ -55,9 +58,44 @@ Result<size_t> find_base(const CommitRequest& request) {
   return invalid(fmt::format("Did not find '{}' in the backing chain of '{}'", *request.base, request.path));
 }
 
-Result<void> commit(const CommitRequest& request, ImageProgress& progress) {
+// On a chain that is open to rehearse it. Guest data is counted, and not copied.
+Result<Plan> plan_of(const CommitRequest& request, const image::OpenImage& chain, size_t base,
+                     const image::CommitNeeds& needs) {
+  const std::string& base_path = chain.layers()[base].path;
+  Plan plan = begin_image_plan(fmt::format("commit {} into {}", request.path, base_path), chain);
+  plan.checks.push_back(fmt::format("{} can be written, and nobody uses it", base_path));
+  if (needs.grows_to != 0) {
+    TRY(chain.devices()[base]->resize(needs.grows_to));
+    plan.steps.push_back(fmt::format("enlarge the disk in {} to {} bytes", base_path, needs.grows_to));
+  }
+  if (needs.data_bytes != 0)
+    plan.steps.push_back(fmt::format("write {} of data into {}; {} of it has no place there yet",
+                                     bytes_text(needs.data_bytes), base_path, bytes_text(needs.place_bytes)));
+  if (needs.zero_bytes != 0)
+    plan.steps.push_back(fmt::format("make {} zero in {}", bytes_text(needs.zero_bytes), base_path));
+  if (!request.keep && chain.qcow2() != nullptr) {
+    TRY(chain.qcow2()->make_empty());
+    plan.steps.push_back(fmt::format("empty {}: what it held shows through from {} then", request.path, base_path));
+  } else {
+    plan.notes.push_back(fmt::format("{} keeps what it holds", request.path));
+  }
+  plan.notes.push_back(
+      fmt::format("other images that have {} as their backing file would show something else then", base_path));
+  return plan;
+}
+
+Result<void> commit(Output& output, const CommitRequest& request, ImageProgress& progress) {
   const size_t base = TRY(find_base(request));
   const image::OpenImage chain = TRY(open_chain(request, base));
+  const DryRun& dry_run = request.source.dry_run;
+  if (!request.source.as_qemu_img || dry_run.wanted) {
+    const image::CommitNeeds needs = TRY(image::commit_needs(chain.devices(), base));
+    TRY(check_space(chain.data_file(), needs.new_bytes));
+    if (dry_run.wanted) {
+      print_image_plan(output, dry_run, TRY(plan_of(request, chain, base, needs)));
+      return {};
+    }
+  }
   const InterruptWatch watch;
   image::CommitOptions options;
   options.progress = [&](uint64_t done, uint64_t total) { progress.update(done, total); };
@@ -87,10 +125,10 @@ Result<void> commit(const CommitRequest& request, ImageProgress& progress) {
 
 ImageExit image_commit(const ImageCall& call) {
   ParsedImageArguments parsed = parse_image_arguments(call, "f:ht:b:dpqr:",
-                                                            {{"help", false, 'h'},
-                                                             {"object", true, kOptionObject},
-                                                             {"image-opts", false, kOptionImageOpts},
-                                                             {"rate-limit", true, 'r'}});
+                                                      {{"help", false, 'h'},
+                                                       {"object", true, kOptionObject},
+                                                       {"image-opts", false, kOptionImageOpts},
+                                                       {"rate-limit", true, 'r'}});
   if (parsed.failed) return *parsed.failed;
   CommitRequest request;
   if (const auto ended = take_source_arguments(call, parsed, request.source)) return *ended;
@@ -124,12 +162,12 @@ ImageExit image_commit(const ImageCall& call) {
   if (!parse_cache_mode(request.cache)) return image_failure(call.output, "Invalid cache option: " + request.cache);
   Result<void> done;
   {
-    ImageProgress progress(call.output, request.progress && !request.quiet);
-    done = commit(request, progress);
+    ImageProgress progress(call.output, request.progress && !request.quiet && !parsed.dry_run.wanted);
+    done = commit(call.output, request, progress);
     if (done) progress.finish();
   }
   if (!done) return image_failure(call.output, done.error().message, &done.error());
-  if (!request.quiet) call.output.print("Image committed.\n");
+  if (!request.quiet && !parsed.dry_run.wanted) call.output.print("Image committed.\n");
   return {0};
 }
 

@@ -12,6 +12,7 @@
 #include "cli/image_encryption.h"
 #include "cli/image_errors.h"
 #include "cli/image_options.h"
+#include "cli/image_plan.h"
 #include "cli/image_progress.h"
 #include "cli/interrupt.h"
 #include "cli/new_image.h"
@@ -169,8 +170,48 @@ Result<bool> offload(const ConvertRequest& request, const std::vector<Source>& s
   return request.offload && TRY(image::copy_in_kernel(from, target.file(), size));
 }
 
+// The target is not made: what can be refused before it is, is refused here.
+Result<Plan> plan_of(const ConvertRequest& request, const std::vector<Source>& sources, uint64_t size) {
+  const std::optional<image::Format> format = image::format_of_name(*request.target_format);
+  if (!format) return make_error(ErrorKind::kInvalidArgument, not_created_reason(*request.target_format));
+  if (const auto protocol = image::protocol_of(request.target); protocol && *protocol != "file")
+    return make_error(ErrorKind::kInvalidArgument, fmt::format("Unknown protocol '{}'", *protocol));
+  Plan plan{.title = fmt::format("convert {} to {}", request.sources.front(), request.target),
+            .checks = {},
+            .steps = {},
+            .notes = {}};
+  for (const std::string& source : request.sources) plan.checks.push_back(fmt::format("{} can be read", source));
+  if (request.skip_create) {
+    SourceArguments arguments{.format = request.target_format, .image_opts = request.target_image_opts};
+    arguments.objects = request.source.objects;
+    arguments.dry_run = request.source.dry_run;
+    const image::OpenImage target = TRY(open_source(request.target, arguments, {.use = image::Use::kWrite}));
+    if (request.compress && target.qcow2() == nullptr) return cannot_compress();
+    if (TRY(target.device()->size()) < size)
+      return make_error(ErrorKind::kInvalidArgument, "output file is smaller than input file");
+    plan.checks.push_back(fmt::format("{} can be written, and nobody uses it", request.target));
+    plan.notes.push_back(fmt::format("what {} holds now is overwritten", request.target));
+  } else {
+    const ImageOptions options = TRY(target_options(request, *format, size));
+    TRY(check_target(plan, request.target));
+    TRY(check_new_image(options, request.source.objects));
+    plan.steps.push_back(fmt::format("make a {} image of a disk of {}", name_of(*format), bytes_text(size)));
+  }
+  uint64_t data = 0;
+  for (const Source& source : sources) {
+    const bool only_top = request.backing_file.has_value();
+    const auto extents = only_top ? source.disk.layers.front()->extents(0, source.disk.size)
+                                  : image::visible_extents(source.disk.layers, 0, source.disk.size);
+    for (const Extent& extent : TRY(extents))
+      if (extent.kind == ExtentKind::kData) data += extent.length;
+  }
+  plan.steps.push_back(fmt::format("copy up to {} of data{}", bytes_text(data),
+                                   request.sparse_size == 0 ? "" : ", less what is zeroes"));
+  return plan;
+}
+
 Result<void> run(Output& output, const ConvertRequest& request) {
-  ImageProgress progress(output, request.progress);
+  ImageProgress progress(output, request.progress && !request.source.dry_run.wanted);
   std::vector<Source> sources = TRY(open_sources(request));
   std::vector<image::ConvertSource> disks;
   uint64_t size = 0;
@@ -183,6 +224,10 @@ Result<void> run(Output& output, const ConvertRequest& request) {
     if (sources.size() > 1)
       return make_error(ErrorKind::kInvalidArgument, "Copying bitmaps only possible with single source");
     bitmaps = TRY(bitmaps_to_copy(sources.front().image, request.skip_broken_bitmaps));
+  }
+  if (request.source.dry_run.wanted) {
+    print_image_plan(output, request.source.dry_run, TRY(plan_of(request, sources, size)));
+    return {};
   }
   NewTarget made{.has_backing = request.backing_file.has_value()};
   if (!request.skip_create) made = TRY(make_target(output, request, size));

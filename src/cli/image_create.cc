@@ -4,6 +4,7 @@
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
 #include "cli/image_options.h"
+#include "cli/image_plan.h"
 #include "cli/image_source.h"
 #include "cli/new_image.h"
 #include "cli/qemu_drivers.h"
@@ -24,6 +25,7 @@ struct CreateRequest {
   std::optional<std::string> backing_format;
   bool unsafe = false;
   bool quiet = false;
+  DryRun dry_run;
 };
 
 // Opens the backing file, to see that it can be opened, and how large the disk in it is. No locks are taken, as by
@@ -93,6 +95,21 @@ Result<void> complete(const CreateRequest& request, ImageOptions& options) {
   return {};
 }
 
+Result<Plan> plan_of(const CreateRequest& request, const ImageOptions& options) {
+  Plan plan{.title = fmt::format("create {}", request.path), .checks = {}, .steps = {}, .notes = {}};
+  TRY(check_target(plan, request.path));
+  TRY(check_new_image(options, request.objects));
+  const std::string data_file = options.text("data_file").value_or("");
+  if (!data_file.empty()) {
+    TRY(check_target(plan, data_file));
+    plan.steps.push_back(fmt::format("make the external data file {}", data_file));
+  }
+  plan.steps.push_back(
+      fmt::format("make a {} image of a disk of {}", request.format, bytes_text(options.number("size").value_or(0))));
+  plan.steps.push_back(fmt::format("with {}", options.formatted()));
+  return plan;
+}
+
 ImageExit create(Output& output, const CreateRequest& request) {
   const std::optional<image::Format> format = image::format_of_name(request.format);
   if (!format) return image_failure(output, fmt::format("{}: {}", request.path, not_created_reason(request.format)));
@@ -104,6 +121,11 @@ ImageExit create(Output& output, const CreateRequest& request) {
   Result<void> completed = complete(request, options);
   if (!completed) {
     return image_failure(output, fmt::format("{}: {}", request.path, completed.error().message), &completed.error());
+  }
+  if (request.dry_run.wanted) {
+    Result<Plan> plan = plan_of(request, options);
+    if (plan) return print_image_plan(output, request.dry_run, std::move(*plan));
+    return image_failure(output, fmt::format("{}: {}", request.path, plan.error().message), &plan.error());
   }
   if (!request.quiet) {
     output.print(fmt::format("Formatting '{}', fmt={} {}\n", request.path, request.format, options.formatted()));
@@ -121,6 +143,7 @@ ImageExit image_create(const ImageCall& call) {
       parse_image_arguments(call, "F:b:f:ho:qu", {{"help", false, 'h'}, {"object", true, kOptionObject}});
   if (parsed.failed) return *parsed.failed;
   CreateRequest request;
+  request.dry_run = parsed.dry_run;
   for (const auto& [id, value] : parsed.options) {
     switch (id) {
       case 'h':

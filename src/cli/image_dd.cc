@@ -7,6 +7,7 @@
 #include "base/aligned_vector.h"
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
+#include "cli/image_plan.h"
 #include "cli/image_source.h"
 #include "cli/new_image.h"
 #include "cli/qemu_drivers.h"
@@ -55,6 +56,18 @@ ImageExit copy(Output& output, BlockDevice& source, BlockDevice& target, uint64_
   return {0};
 }
 
+ImageExit show_plan(Output& output, const DdRequest& request, uint64_t bytes) {
+  Plan plan{.title = fmt::format("copy a stretch of {} to {}", *request.input, *request.target),
+            .checks = {fmt::format("{} can be read", *request.input)},
+            .steps = {},
+            .notes = {}};
+  if (const Result<void> possible = check_target(plan, *request.target); !possible)
+    return image_failure(output, possible.error());
+  plan.steps.push_back(fmt::format("make a {} image of a disk of {}", request.target_format, bytes_text(bytes)));
+  plan.steps.push_back(fmt::format("copy {}, holes and all", bytes_text(bytes)));
+  return print_image_plan(output, request.source.dry_run, std::move(plan));
+}
+
 ImageExit dd(Output& output, const DdRequest& request) {
   const Result<image::OpenImage> source = open_source(*request.input, request.source, {.use = image::Use::kRead});
   if (!source) return image_failure(output, source.error());
@@ -72,6 +85,7 @@ ImageExit dd(Output& output, const DdRequest& request) {
     end = std::min(end, *request.count * request.block_size);
   const bool behind = request.skip > INT64_MAX / request.block_size || request.skip * request.block_size > end;
   const uint64_t from = behind ? end : request.skip * request.block_size;
+  if (request.source.dry_run.wanted) return show_plan(output, request, end - from);
   if (Result<void> created = create_target(output, request, *format, end - from); !created) {
     return image_failure(
         output, fmt::format("{}: error while creating output image: {}", *request.target, created.error().message),
@@ -119,10 +133,10 @@ bool take_operand(Output& output, const std::string& operand, DdRequest& request
 
 ImageExit image_dd(const ImageCall& call) {
   ParsedImageArguments parsed = parse_image_arguments(call, "f:O:hU",
-                                                            {{"help", false, 'h'},
-                                                             {"object", true, kOptionObject},
-                                                             {"image-opts", false, kOptionImageOpts},
-                                                             {"force-share", false, 'U'}});
+                                                      {{"help", false, 'h'},
+                                                       {"object", true, kOptionObject},
+                                                       {"image-opts", false, kOptionImageOpts},
+                                                       {"force-share", false, 'U'}});
   if (parsed.failed) return *parsed.failed;
   DdRequest request;
   if (const auto ended = take_source_arguments(call, parsed, request.source)) return *ended;

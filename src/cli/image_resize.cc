@@ -4,6 +4,7 @@
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
 #include "cli/image_options.h"
+#include "cli/image_plan.h"
 #include "cli/image_source.h"
 #include "image/resize.h"
 
@@ -28,6 +29,20 @@ std::optional<image::NewSpace> new_space_of(const std::string& preallocation) {
   return std::nullopt;
 }
 
+// After the rehearsal.
+Plan plan_of(const ResizeRequest& request, const image::OpenImage& image, uint64_t present, uint64_t size) {
+  Plan plan = begin_image_plan(fmt::format("resize {} from {} to {} bytes", request.path, present, size), image);
+  if (size < present)
+    plan.steps.push_back(fmt::format("cut off the disk's last {}: what they hold is gone", bytes_text(present - size)));
+  if (size > present) plan.steps.push_back(fmt::format("add {} to the disk's end", bytes_text(size - present)));
+  if (size == present) plan.notes.push_back("the disk has that size already");
+  add_file_steps(plan, image);
+  if (image.qcow2() != nullptr && !image.qcow2()->snapshots().empty())
+    plan.notes.push_back(
+        fmt::format("its {} snapshots keep the size that they have", image.qcow2()->snapshots().size()));
+  return plan;
+}
+
 ImageExit resize(Output& output, const ResizeRequest& request) {
   const bool more = request.size.starts_with('+');
   const bool less = request.size.starts_with('-');
@@ -36,6 +51,7 @@ ImageExit resize(Output& output, const ResizeRequest& request) {
     return image_failure(output, read.error().message);
   const uint64_t number = *parser.number("size");
 
+  const DryRun& dry_run = request.source.dry_run;
   const Result<image::OpenImage> image = open_source(request.path, request.source, {.use = image::Use::kWrite});
   if (!image) return image_failure(output, image.error());
   const Result<uint64_t> present = image->device()->size();
@@ -56,6 +72,10 @@ ImageExit resize(Output& output, const ResizeRequest& request) {
   }
   if (Result<void> done = image::resize(*image, size, request.new_space); !done)
     return image_failure(output, done.error().message, &done.error());
+  if (dry_run.wanted) {
+    if (const auto enough = check_space(*image); !enough) return image_failure(output, enough.error());
+    return print_image_plan(output, dry_run, plan_of(request, *image, *present, size));
+  }
   if (!request.quiet) output.print("Image resized.\n");
   return {0};
 }
@@ -65,7 +85,11 @@ ImageExit resize(Output& output, const ResizeRequest& request) {
 ImageExit image_resize(const ImageCall& call) {
   enum Option : int { kPreallocation = 1000, kShrink };
   // The size comes last, and may look like an option.
-  ImageCall rest{call.output, call.arguments, call.json};
+  ImageCall rest = call;
+  if (call.output.program() == "varve" && !rest.arguments.empty() && rest.arguments.back() == "--dry-run") {
+    rest.arguments.pop_back();
+    rest.dry_run = true;
+  }
   ResizeRequest request;
   const bool wants_help = !rest.arguments.empty() && (rest.arguments[0] == "-h" || rest.arguments[0] == "--help");
   if (!wants_help) {
@@ -74,11 +98,11 @@ ImageExit image_resize(const ImageCall& call) {
     rest.arguments.pop_back();
   }
   ParsedImageArguments parsed = parse_image_arguments(rest, "f:hq",
-                                                            {{"help", false, 'h'},
-                                                             {"object", true, kOptionObject},
-                                                             {"image-opts", false, kOptionImageOpts},
-                                                             {"preallocation", true, kPreallocation},
-                                                             {"shrink", false, kShrink}});
+                                                      {{"help", false, 'h'},
+                                                       {"object", true, kOptionObject},
+                                                       {"image-opts", false, kOptionImageOpts},
+                                                       {"preallocation", true, kPreallocation},
+                                                       {"shrink", false, kShrink}});
   if (parsed.failed) return *parsed.failed;
   if (const auto ended = take_source_arguments(call, parsed, request.source)) return *ended;
   for (const auto& [id, value] : parsed.options) {

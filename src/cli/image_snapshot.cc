@@ -6,6 +6,7 @@
 
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
+#include "cli/image_plan.h"
 #include "cli/image_source.h"
 #include "cli/snapshot_table_text.h"
 #include "image/open.h"
@@ -62,15 +63,15 @@ ImageExit cannot_do(Output& output, const SnapshotRequest& request, const Error&
   return image_failure(output, fmt::format("Could not {} snapshot '{}': {}", verb, request.name, reason), &error);
 }
 
-Result<void> commit(qcow2::Image& image, qcow2::SnapshotTransaction& transaction) {
-  const qcow2::PreparedCommit prepared = TRY(transaction.prepare());
+Result<qcow2::PreparedCommit> commit(qcow2::Image& image, qcow2::SnapshotTransaction& transaction) {
+  qcow2::PreparedCommit prepared = TRY(transaction.prepare());
   TRY(qcow2::SnapshotTransaction::commit(image, prepared));
   // The snapshot operation is done; space that can't be given back now is found again by a check.
   (void)qcow2::SnapshotTransaction::discard_freed(image, prepared);
-  return {};
+  return prepared;
 }
 
-Result<void> create(qcow2::Image& image, const std::string& name) {
+Result<qcow2::PreparedCommit> create(qcow2::Image& image, const std::string& name) {
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(now);
   const auto rest = std::chrono::duration_cast<std::chrono::nanoseconds>(now - seconds);
@@ -81,7 +82,7 @@ Result<void> create(qcow2::Image& image, const std::string& name) {
   return commit(image, transaction);
 }
 
-Result<void> apply(qcow2::Image& image, const std::string& id_or_name) {
+Result<qcow2::PreparedCommit> apply(qcow2::Image& image, const std::string& id_or_name) {
   const std::optional<size_t> index = qcow2::find_by_id_or_name(image.snapshots(), id_or_name);
   if (!index) return make_error(ErrorKind::kNotFound, "Failed to load snapshot: No such file or directory");
   auto transaction = TRY(qcow2::SnapshotTransaction::begin(image));
@@ -89,12 +90,42 @@ Result<void> apply(qcow2::Image& image, const std::string& id_or_name) {
   return commit(image, transaction);
 }
 
-Result<void> remove(qcow2::Image& image, const std::string& name) {
+Result<qcow2::PreparedCommit> remove(qcow2::Image& image, const std::string& name) {
   const std::optional<size_t> index = qcow2::find_by_name(image.snapshots(), name);
   if (!index) return make_error(ErrorKind::kNotFound, "snapshot not found");
   auto transaction = TRY(qcow2::SnapshotTransaction::begin(image));
   TRY(transaction.remove(std::span(&*index, 1)));
   return commit(image, transaction);
+}
+
+uint64_t total(const std::vector<qcow2::FileRange>& ranges) {
+  uint64_t bytes = 0;
+  for (const qcow2::FileRange& range : ranges) bytes += range.length;
+  return bytes;
+}
+
+// After the rehearsal: the image shows what it would be.
+Plan plan_of(const SnapshotRequest& request, const image::OpenImage& image, uint64_t size_before,
+             const qcow2::PreparedCommit& prepared) {
+  const char* verb = request.action == Action::kCreate  ? "create snapshot"
+                     : request.action == Action::kApply ? "revert to snapshot"
+                                                        : "delete snapshot";
+  Plan plan = begin_image_plan(fmt::format("{} '{}' in {}", verb, request.name, request.path), image);
+  if (prepared.before == prepared.after) {
+    plan.notes.push_back("the image holds just that already: nothing would be written");
+    return plan;
+  }
+  plan.steps.push_back(
+      fmt::format("write {} of new metadata into clusters that are free", bytes_text(total(prepared.shadow))));
+  plan.steps.push_back("write the header's sector: from then on it is so");
+  if (!prepared.freed.empty())
+    plan.steps.push_back(fmt::format("give back {} to the file system", bytes_text(total(prepared.freed))));
+  const uint64_t size = image.qcow2()->header().size;
+  if (size != size_before)
+    plan.notes.push_back(fmt::format("the disk's size becomes {} bytes; it is {} now", size, size_before));
+  if (request.action == Action::kApply)
+    plan.notes.push_back("what the disk holds now is thrown away; `image snapshot -c NAME` keeps it");
+  return plan;
 }
 
 ImageExit run(Output& output, const SnapshotRequest& request) {
@@ -108,7 +139,8 @@ ImageExit run(Output& output, const SnapshotRequest& request) {
   if (!opened) return image_failure(output, opened.error());
 
   qcow2::Image* image = opened->qcow2();
-  Result<void> done;
+  const uint64_t size_before = image == nullptr ? 0 : image->header().size;
+  Result<qcow2::PreparedCommit> done = raw_has_none(request.action);
   switch (request.action) {
     case Action::kNone:
       return {0};
@@ -119,28 +151,33 @@ ImageExit run(Output& output, const SnapshotRequest& request) {
       }
       return {0};
     case Action::kCreate:
-      done = image == nullptr ? raw_has_none(request.action) : create(*image, request.name);
+      if (image != nullptr) done = create(*image, request.name);
       break;
     case Action::kApply:
-      done = image == nullptr ? raw_has_none(request.action) : apply(*image, request.name);
+      if (image != nullptr) done = apply(*image, request.name);
       break;
     case Action::kDelete:
-      done = image == nullptr ? raw_has_none(request.action) : remove(*image, request.name);
+      if (image != nullptr) done = remove(*image, request.name);
       break;
   }
-  if (done) return {0};
-  return cannot_do(output, request, done.error());
+  if (!done) return cannot_do(output, request, done.error());
+  const DryRun& dry_run = request.source.dry_run;
+  if (dry_run.wanted) {
+    if (const auto enough = check_space(*opened); !enough) return cannot_do(output, request, enough.error());
+    return print_image_plan(output, dry_run, plan_of(request, *opened, size_before, *done));
+  }
+  return {0};
 }
 
 }  // namespace
 
 ImageExit image_snapshot(const ImageCall& call) {
   ParsedImageArguments parsed = parse_image_arguments(call, "la:c:d:f:hqU",
-                                                            {{"help", false, 'h'},
-                                                             {"format", true, 'f'},
-                                                             {"object", true, kOptionObject},
-                                                             {"image-opts", false, kOptionImageOpts},
-                                                             {"force-share", false, 'U'}});
+                                                      {{"help", false, 'h'},
+                                                       {"format", true, 'f'},
+                                                       {"object", true, kOptionObject},
+                                                       {"image-opts", false, kOptionImageOpts},
+                                                       {"force-share", false, 'U'}});
   if (parsed.failed) return *parsed.failed;
   SnapshotRequest request;
   if (const auto ended = take_source_arguments(call, parsed, request.source)) return *ended;

@@ -344,6 +344,7 @@ std::optional<ImageExit> take_source_arguments(const ImageCall& call, ParsedImag
                                                SourceArguments& source) {
   source.diagnostics = [&output = call.output](const std::string& line) { output.diagnostics(line + "\n"); };
   source.as_qemu_img = call.output.program() != "varve";
+  source.dry_run = parsed.dry_run;
   std::vector<ParsedImageOption> others;
   for (ParsedImageOption& option : parsed.options) {
     switch (option.id) {
@@ -397,6 +398,7 @@ Result<image::OpenImage> open_source(const std::string& word, const SourceArgume
   options.format = source.format;
   options.data_file = source.data_file;
   options.share_with_writers = arguments.share;
+  options.rehearse = arguments.dry_run.wanted;
   if (Result<void> applied = apply_encryption(source, arguments.objects, options); !applied)
     return invalid(fmt::format("Could not open '{}': {}", word, applied.error().message));
   image::OpenFailure failure;
@@ -406,6 +408,13 @@ Result<image::OpenImage> open_source(const std::string& word, const SourceArgume
   Result<image::OpenImage> opened = image::open_image(path, options, &failure);
   if (!opened && failure.layer == 0 && writes && failure.cause->kind == ErrorKind::kCorrupt &&
       source.format.value_or(image::Format::kQcow2) == image::Format::kQcow2 && is_dirty_image(source.path)) {
+    if (arguments.dry_run.wanted)
+      return make_error(
+                 ErrorKind::kRefused,
+                 fmt::format("'{}' was not closed cleanly, and would be repaired first: what comes then can't be "
+                             "foretold",
+                             word))
+          .with_note(fmt::format("`varve --dry-run image check -r all {}` shows the repair", source.path));
     const auto line = [&](const std::string& text) {
       if (arguments.diagnostics) arguments.diagnostics(text);
     };
@@ -414,14 +423,13 @@ Result<image::OpenImage> open_source(const std::string& word, const SourceArgume
     }
     opened = image::open_image(source.path, options, &failure);
   }
-  if (opened && opened->was_probed() && opened->format() == image::Format::kRaw && writes &&
-      arguments.diagnostics) {
-    arguments.diagnostics(
-        fmt::format("WARNING: Image format was not specified for '{}' and probing guessed raw.\n"
-                    "         Automatically detecting the format is dangerous for raw images, write operations on block "
-                    "0 will be restricted.\n"
-                    "         Specify the 'raw' format explicitly to remove the restrictions.",
-                    source.path));
+  if (opened && opened->was_probed() && opened->format() == image::Format::kRaw && writes && arguments.diagnostics) {
+    arguments.diagnostics(fmt::format(
+        "WARNING: Image format was not specified for '{}' and probing guessed raw.\n"
+        "         Automatically detecting the format is dangerous for raw images, write operations on block "
+        "0 will be restricted.\n"
+        "         Specify the 'raw' format explicitly to remove the restrictions.",
+        source.path));
   }
   if (!opened) {
     const Words words = arguments.as_qemu_img ? Words::kQemus : Words::kOurs;

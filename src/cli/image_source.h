@@ -52,6 +52,7 @@ struct SourceArguments {
   std::optional<std::string> format = std::nullopt;  // -f
   bool image_opts = false;                          // --image-opts
   bool share = false;                               // -U
+  DryRun dry_run = {};  // images are opened to rehearse what would be written
   ImageObjects objects = {};                        // --object
   std::function<void(const std::string&)> diagnostics = nullptr;  // prints what QEMU says while it opens an image
   bool as_qemu_img = false;                         // called by that name: errors are in QEMU's words

@@ -8,6 +8,8 @@
 #include <ctime>
 #include <nlohmann/json.hpp>
 
+#include "cli/plan_text.h"
+
 namespace varve::cli {
 
 namespace {
@@ -15,23 +17,6 @@ namespace {
 std::string environment(const char* name) {
   const char* value = std::getenv(name);
   return value == nullptr ? "" : value;
-}
-
-void print_plan(Context& context, const Plan& plan) {
-  if (context.options.json) {
-    print_json(context, {{"dry_run", true},
-                         {"title", plan.title},
-                         {"checks", plan.checks},
-                         {"steps", plan.steps},
-                         {"notes", plan.notes}});
-    return;
-  }
-  std::string text = fmt::format("Would {}:\n", plan.title);
-  for (const std::string& check : plan.checks) text += fmt::format("  checked: {}\n", check);
-  for (size_t i = 0; i < plan.steps.size(); ++i) text += fmt::format("  {}. {}\n", i + 1, plan.steps[i]);
-  for (const std::string& note : plan.notes) text += fmt::format("  note: {}\n", note);
-  text += "Nothing was changed.\n";
-  context.output.print(text);
 }
 
 HostEvents events_for(Context& context, const std::string& command) {
@@ -93,7 +78,7 @@ Result<std::unique_ptr<Host>> open_host(Context& context, const std::string& com
 
 Result<ExitCode> run_or_print(Context& context, Operation& operation, const std::string& done, nlohmann::json result) {
   if (context.options.dry_run) {
-    print_plan(context, operation.plan());
+    print_plan(context.output, context.options.json, operation.plan());
     return ExitCode::kDone;
   }
   TRY(operation.run());

@@ -40,6 +40,17 @@ Result<void> create(Output& output, const std::string& path, const ImageOptions&
 
 }  // namespace
 
+Result<void> check_new_image(const ImageOptions& options, const ImageObjects& objects) {
+  if (options.format() == image::Format::kRaw) return check_raw_options(options);
+  if (options.format() == image::Format::kLuks) {
+    TRY(encryption_options(options));
+    TRY(passphrase_of(options, objects));
+    return {};
+  }
+  qcow2::CreateOptions image = TRY(qcow2_create_options(options));
+  return add_encryption(options, objects, image);
+}
+
 Result<void> create_image(Output& output, const std::string& path, const ImageOptions& options,
                           const ImageObjects& objects) {
   Result<void> created = create(output, path, options, objects);

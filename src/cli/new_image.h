@@ -15,4 +15,7 @@ namespace varve::cli {
 Result<void> create_image(Output& output, const std::string& path, const ImageOptions& options,
                           const ImageObjects& objects);
 
+// What create_image refuses by the options alone.
+Result<void> check_new_image(const ImageOptions& options, const ImageObjects& objects);
+
 }  // namespace varve::cli

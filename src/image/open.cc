@@ -63,6 +63,7 @@ Result<std::string> data_file_path(const std::string& image_path, const qcow2::H
 struct OpenLayer {
   Layer layer;
   std::shared_ptr<FileDevice> file;
+  std::shared_ptr<FileDevice> data;     // holds guest data: `file`, or an external data file
   std::shared_ptr<qcow2::Image> qcow2;  // null for other formats
   std::shared_ptr<LuksImage> luks;      // null for other formats
   std::shared_ptr<BlockDevice> device;
@@ -110,7 +111,9 @@ Result<OpenLayer> open_layer(size_t index, const std::string& path, std::optiona
   OpenLayer result;
   // Which lock is right depends on the format, and reading the format needs no lock: a writer's lock would come in the
   // way of nothing but itself.
-  result.file = TRY(FileDevice::open(path, writable ? Access::kReadWrite : Access::kReadOnly, LockRequest::none()));
+  const Access access = !writable ? Access::kReadOnly : options.rehearse ? Access::kRehearse : Access::kReadWrite;
+  result.file = TRY(FileDevice::open(path, access, LockRequest::none()));
+  result.data = result.file;
   result.probed = !format;
   const bool no_flush = index == 0 && options.no_flush;
   if (no_flush) result.file->ignore_flushes();
@@ -148,8 +151,8 @@ Result<OpenLayer> open_layer(size_t index, const std::string& path, std::optiona
         TRY(data_file_path(path, header, index == 0 ? options.data_file : std::optional<std::string>()));
     if (!data_path.empty()) {
       opening = data_path;
-      data = TRY(FileDevice::open(data_path, writable ? Access::kReadWrite : Access::kReadOnly,
-                                  lock_for(index, Format::kRaw, options)));
+      data = TRY(FileDevice::open(data_path, access, lock_for(index, Format::kRaw, options)));
+      result.data = data;
       if (no_flush) data->ignore_flushes();
       result.layer.data_path = data_path;
       result.layer.data = TRY(id_of(*data));
@@ -226,6 +229,7 @@ Result<OpenImage> open_image(const std::string& path, const OpenOptions& options
       image.file_ = opened->file;
       image.was_probed_ = opened->probed;
     }
+    if (image.layers_.size() - 1 == options.writable_layer.value_or(0)) image.data_file_ = opened->data;
     const LayerOptions* given =
         image.layers_.size() <= options.below.size() ? &options.below[image.layers_.size() - 1] : nullptr;
     if (!options.open_backing || !opened->qcow2) return image;

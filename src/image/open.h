@@ -43,6 +43,8 @@ struct OpenOptions {
   // Take no locks (-U): somebody may be writing, and what is read may be inconsistent. Not with Use::kWrite.
   bool share_with_writers = false;
   bool open_backing = true;
+  // What would be opened for writing is opened to rehearse it: nothing is written (Access::kRehearse).
+  bool rehearse = false;
   bool no_flush = false;  // the top image is not made durable: one that is new, and of no use before it is whole
   // Besides the top, this layer of the chain is opened for writing: the image that a commit goes to.
   std::optional<size_t> writable_layer = std::nullopt;
@@ -90,6 +92,8 @@ class OpenImage {
   qcow2::Image* qcow2() const { return qcow2_.get(); }  // the top layer; null for other formats
   LuksImage* luks() const { return luks_.get(); }       // the top layer; null for other formats
   FileDevice& file() const { return *file_; }           // the top layer's
+  // The file, or external data file, that guest data is written to in options.writable_layer, or else in the top.
+  FileDevice& data_file() const { return *data_file_; }
 
  private:
   friend Result<OpenImage> open_image(const std::string&, const OpenOptions&, OpenFailure*);
@@ -98,6 +102,7 @@ class OpenImage {
   std::shared_ptr<qcow2::Image> qcow2_;
   std::shared_ptr<LuksImage> luks_;
   std::shared_ptr<FileDevice> file_;
+  std::shared_ptr<FileDevice> data_file_;
   bool was_probed_ = false;
 };
 

@@ -74,12 +74,13 @@ Result<void> read_chain(std::span<const ChainLayer> chain, uint64_t offset, std:
 class Copier {
  public:
   Copier(BlockDevice& overlay, std::span<const ChainLayer> old_chain, std::span<const ChainLayer> new_chain,
-         uint64_t old_size, uint64_t unit, uint64_t piece)
+         uint64_t old_size, uint64_t unit, uint64_t piece, const RebaseOptions& options)
       : overlay_(overlay),
         old_chain_(old_chain),
         new_chain_(new_chain),
         old_size_(old_size),
         unit_(unit),
+        options_(options),
         buffers_(piece) {}
 
   Result<void> settle(const Doubt& doubt, Turns::Turn& turn) {
@@ -124,6 +125,10 @@ class Copier {
 
   // Passes on `turn`, if there is one.
   Result<void> keep(uint64_t offset, std::span<const std::byte> bytes, Turns::Turn* turn) {
+    if (options_.instead_of_writing) {  // in turn, and so by one thread at a time
+      options_.instead_of_writing(offset, bytes.size(), offset >= old_size_);
+      return {};
+    }
     // As with QEMU, what was the backing file's own becomes data, zero or not.
     if (offset >= old_size_) return overlay_.write_zeroes(offset, bytes.size(), ZeroMode::kMayUnmap);
     TRY(overlay_.write_in_turn(offset, bytes, [&] {
@@ -138,6 +143,7 @@ class Copier {
   std::span<const ChainLayer> new_chain_;
   uint64_t old_size_;
   uint64_t unit_;
+  const RebaseOptions& options_;
   BufferPool buffers_;
   WriteBehind behind_{overlay_};
 };
@@ -151,7 +157,7 @@ Result<void> copy_for_rebase(qcow2::Image& overlay, std::span<const ChainLayer> 
   const uint64_t size = TRY(overlay.size());
   const uint64_t old_size = old_chain.empty() ? 0 : TRY(old_chain[0].device->size());
   const uint64_t piece = std::max(kPiece, overlay.header().cluster_size());
-  Copier copier(overlay, old_chain, new_chain, old_size, overlay.header().subcluster_size(), piece);
+  Copier copier(overlay, old_chain, new_chain, old_size, overlay.header().subcluster_size(), piece, options);
   std::mutex mutex;
   for (uint64_t offset = 0; offset < size; offset += kWindow) {
     const uint64_t length = std::min(kWindow, size - offset);

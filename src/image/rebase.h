@@ -15,6 +15,8 @@ struct RebaseOptions {
   std::function<void(uint64_t done, uint64_t total)> progress = nullptr;
   // Asked now and then: true ends the work with kInterrupted, the overlay as valid as before.
   std::function<bool()> interrupted = nullptr;
+  // In the place of writing: told what would be written, never by two threads at once. For plans.
+  std::function<void(uint64_t offset, uint64_t length, bool zeroes)> instead_of_writing = nullptr;
 };
 
 // Copies into `overlay`, which is open for writing with the old chain as its backing device, what its guest would no

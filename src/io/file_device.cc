@@ -67,7 +67,7 @@ Result<std::unique_ptr<FileDevice>> FileDevice::create(const std::string& path, 
 Result<std::unique_ptr<FileDevice>> FileDevice::open_with(const std::string& path, Access access, int flags,
                                                           unsigned mode, LockRequest lock) {
   const char* doing = (flags & O_CREAT) != 0 ? "create" : "open";
-  flags |= O_CLOEXEC | O_NOCTTY | (access == Access::kReadWrite ? O_RDWR : O_RDONLY);
+  flags |= O_CLOEXEC | O_NOCTTY | (access == Access::kReadOnly ? O_RDONLY : O_RDWR);
   int fd;
   do {
     fd = ::open(path.c_str(), flags, mode);
@@ -82,6 +82,12 @@ Result<std::unique_ptr<FileDevice>> FileDevice::open_with(const std::string& pat
   }
   std::unique_ptr<FileDevice> device(new FileDevice(std::move(owned), path, access, S_ISBLK(st.st_mode)));
   device->lock_ = TRY(ImageLock::acquire(fd, path, lock));
+  if (access == Access::kRehearse) {
+    UniqueFd same(::fcntl(fd, F_DUPFD_CLOEXEC, 0));  // the same open file, and so the same locks
+    if (!same) return system_error(errno, fmt::format("cannot {} '{}'", doing, path), path);
+    device->rehearsal_ = TRY(RehearsalDevice::over(std::unique_ptr<BlockDevice>(
+        new FileDevice(std::move(same), path, Access::kReadOnly, device->is_block_device_))));
+  }
   return device;
 }
 
@@ -101,6 +107,7 @@ Error FileDevice::failed(int err, const char* doing, uint64_t length, uint64_t o
 }
 
 Result<void> FileDevice::read_at(uint64_t offset, std::span<std::byte> buffer) {
+  if (rehearsal_) return rehearsal_->read_at(offset, buffer);
   if (offset > kMaxOffset || buffer.size() > kMaxOffset - offset) return failed(EINVAL, "read", buffer.size(), offset);
   const uint64_t whole = buffer.size();
   uint64_t position = offset;
@@ -122,7 +129,7 @@ Result<void> FileDevice::read_at(uint64_t offset, std::span<std::byte> buffer) {
 }
 
 Result<void> FileDevice::check_writable(const char* doing, uint64_t offset, uint64_t length) const {
-  if (access_ != Access::kReadWrite) {
+  if (access_ == Access::kReadOnly) {
     Error e =
         make_error(ErrorKind::kPermission, fmt::format("cannot {} '{}': it is open for reading only", doing, path_));
     e.path = path_;
@@ -149,6 +156,7 @@ Result<void> FileDevice::write_at(uint64_t offset, std::span<const std::byte> da
         fmt::format("cannot write {} bytes at offset {} of '{}': the block device ends before", whole, offset, path_),
         path_, offset);
   }
+  if (rehearsal_) return rehearsal_->write_at(offset, data);
   uint64_t position = offset;
   while (!data.empty()) {
     const ssize_t n = ::pwrite(fd_.get(), data.data(), data.size(), static_cast<off_t>(position));
@@ -162,7 +170,7 @@ Result<void> FileDevice::write_at(uint64_t offset, std::span<const std::byte> da
 }
 
 void FileDevice::start_write_back(uint64_t offset, uint64_t length) {
-  if (offset > kMaxOffset || length > kMaxOffset - offset) return;
+  if (rehearsal_ || offset > kMaxOffset || length > kMaxOffset - offset) return;
   // Waits for nothing, and so takes no error away from the flush.
   (void)::sync_file_range(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(length), SYNC_FILE_RANGE_WRITE);
 }
@@ -202,6 +210,7 @@ Result<void> FileDevice::clear_range(uint64_t offset, uint64_t length, std::span
 
 Result<void> FileDevice::write_zeroes(uint64_t offset, uint64_t length, ZeroMode mode) {
   TRY(check_writable("write zeroes to", offset, length));
+  if (rehearsal_) return rehearsal_->write_zeroes(offset, length, mode);
   static constexpr std::array kUnmap = {FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                                         FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE};
   static constexpr std::array kKeep = {FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE};
@@ -228,6 +237,7 @@ Result<void> FileDevice::sync_all() {
 Result<void> FileDevice::sync_with(int (*sync)(int), const char* call) {
   if (access_ == Access::kReadOnly) return {};
   TRY(check_writable(call, 0, 0));
+  if (rehearsal_) return {};
   int r;
   do {
     r = sync(fd_.get());
@@ -238,6 +248,7 @@ Result<void> FileDevice::sync_with(int (*sync)(int), const char* call) {
 }
 
 Result<uint64_t> FileDevice::size() {
+  if (rehearsal_) return rehearsal_->size();
   if (is_block_device_) {
     uint64_t bytes = 0;
     if (::ioctl(fd_.get(), BLKGETSIZE64, &bytes) == 0) return bytes;
@@ -259,6 +270,7 @@ Result<void> FileDevice::resize(uint64_t new_size) {
     e.path = path_;
     return e;
   }
+  if (rehearsal_) return rehearsal_->resize(new_size);
   int r;
   do {
     r = ::ftruncate(fd_.get(), static_cast<off_t>(new_size));
@@ -268,6 +280,7 @@ Result<void> FileDevice::resize(uint64_t new_size) {
 }
 
 Result<std::vector<Extent>> FileDevice::extents(uint64_t offset, uint64_t length) {
+  if (rehearsal_) return rehearsal_->extents(offset, length);
   std::vector<Extent> result;
   const uint64_t end_of_file = TRY(size());
   if (offset >= end_of_file) return result;
@@ -296,7 +309,7 @@ Result<std::vector<Extent>> FileDevice::extents(uint64_t offset, uint64_t length
 }
 
 DeviceCapabilities FileDevice::capabilities() const {
-  const bool writable = access_ == Access::kReadWrite;
+  const bool writable = access_ != Access::kReadOnly;
   return {.can_write = writable,
           .can_grow = writable && !is_block_device_,
           .can_discard = writable && can_punch_holes_,

@@ -8,10 +8,17 @@
 #include "base/unique_fd.h"
 #include "io/block_device.h"
 #include "io/image_lock.h"
+#include "io/rehearsal_device.h"
 
 namespace varve {
 
-enum class Access : uint8_t { kReadOnly, kReadWrite };
+enum class Access : uint8_t {
+  kReadOnly,
+  kReadWrite,
+  // Opened and locked as for writing, so that what forbids it is found; but nothing is written: what the file would
+  // become is seen through this object alone (io/rehearsal_device.h).
+  kRehearse,
+};
 
 class FileDevice final : public BlockDevice {
  public:
@@ -43,6 +50,9 @@ class FileDevice final : public BlockDevice {
   bool is_block_device() const { return is_block_device_; }
   // Bytes that the file occupies on its file system (st_blocks), as `qemu-img info` prints "disk size".
   Result<uint64_t> allocated_bytes() const;
+  // Of a file that is open with Access::kRehearse: what would have become of it so far.
+  bool is_rehearsal() const { return rehearsal_ != nullptr; }
+  RehearsedChanges rehearsed() const { return rehearsal_->changes(); }
   // Changes the held lock, e.g. from a reader's to a writer's. On failure the old one is kept.
   Result<void> relock(LockRequest lock);
 
@@ -62,7 +72,8 @@ class FileDevice final : public BlockDevice {
   Access access_;
   bool is_block_device_;
   bool ignores_flushes_ = false;
-  uint32_t zero_alignment_ = 1;  // block special files clear whole sectors only
+  uint32_t zero_alignment_ = 1;                 // block special files clear whole sectors only
+  std::unique_ptr<RehearsalDevice> rehearsal_;  // Access::kRehearse only
   std::atomic<bool> flush_failed_ = false;
   std::atomic<bool> can_punch_holes_ = true;  // until the file system says no
   std::optional<ImageLock> lock_;             // after fd_: is released first

@@ -1,0 +1,131 @@
+#include "io/free_space.h"
+
+#include <fmt/format.h>
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+
+#include "base/units.h"
+
+namespace varve {
+
+namespace {
+
+constexpr auto kXfs = 0x58465342;  // XFS_SUPER_MAGIC, which no header of the kernel's interface has
+
+std::string parent_of(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  return slash == std::string::npos || slash == 0 ? "/" : path.substr(0, slash);
+}
+
+// The real path of the nearest that exists.
+std::string existing(std::string path) {
+  if (!path.starts_with('/')) path.insert(0, "./");
+  for (;;) {
+    const std::unique_ptr<char, void (*)(void*)> real(::realpath(path.c_str(), nullptr), &std::free);
+    if (real) return real.get();
+    const size_t slash = path.rfind('/');
+    if (slash == std::string::npos) return "/";
+    path.resize(slash == 0 ? 1 : slash);
+    if (path == "/") return path;
+  }
+}
+
+bool any_btrfs_compresses() {
+  std::ifstream mounts("/proc/self/mountinfo");
+  for (std::string line; std::getline(mounts, line);)
+    if (line.find(" - btrfs ") != std::string::npos && line.find("compress") != std::string::npos) return true;
+  return false;
+}
+
+bool is_binding(const struct statfs& fs) {
+  if (fs.f_blocks == 0) return false;  // a tmpfs without a limit
+  switch (static_cast<unsigned>(fs.f_type)) {
+    case EXT4_SUPER_MAGIC:  // and ext2, ext3
+    case kXfs:
+    case TMPFS_MAGIC:
+    case MSDOS_SUPER_MAGIC:
+      return true;
+    case BTRFS_SUPER_MAGIC:
+      return !any_btrfs_compresses();
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+std::optional<FreeSpace> free_space(const std::string& path) {
+  std::string at = existing(path);
+  struct statfs fs = {};
+  struct stat here = {};
+  if (::statfs(at.c_str(), &fs) != 0 || ::stat(at.c_str(), &here) != 0 || S_ISBLK(here.st_mode) || !is_binding(fs))
+    return std::nullopt;
+  FreeSpace space;
+  space.file_system = here.st_dev;
+  const uint64_t blocks = ::geteuid() == 0 ? std::max(fs.f_bfree, fs.f_bavail) : fs.f_bavail;
+  space.available = blocks * static_cast<uint64_t>(fs.f_frsize != 0 ? fs.f_frsize : fs.f_bsize);
+  while (at != "/") {
+    struct stat above = {};
+    const std::string parent = parent_of(at);
+    if (::stat(parent.c_str(), &above) != 0 || above.st_dev != here.st_dev) break;
+    at = parent;
+  }
+  space.mount_point = at;
+  return space;
+}
+
+uint64_t surplus_bytes(FileDevice& file) {
+  const auto blocks = file.allocated_bytes();
+  if (!blocks) return 0;
+  const auto original = FileDevice::open(file.name(), Access::kReadOnly, LockRequest::none());
+  if (!original) return 0;
+  const auto size = (*original)->size();
+  const auto extents = size ? (*original)->extents(0, *size) : Result<std::vector<Extent>>(size.error());
+  if (!extents) return UINT64_MAX;
+  uint64_t data = 0;
+  for (const Extent& extent : *extents)
+    if (extent.kind == ExtentKind::kData) data += extent.length;
+  return *blocks - std::min(*blocks, data);
+}
+
+void SpaceNeeds::add(const std::string& path, uint64_t bytes) {
+  if (bytes == 0) return;
+  const auto space = free_space(path);
+  if (!space) return;
+  Need& need = needs_.try_emplace(space->file_system, Need{.space = *space, .bytes = 0}).first->second;
+  if (__builtin_add_overflow(need.bytes, bytes, &need.bytes)) need.bytes = UINT64_MAX;
+}
+
+bool SpaceNeeds::enough() const {
+  for (const auto& [file_system, need] : needs_)
+    if (need.bytes > need.space.available) return false;
+  return true;
+}
+
+Result<void> SpaceNeeds::check() const {
+  std::optional<Error> error;
+  for (const auto& [file_system, need] : needs_) {
+    if (need.bytes <= need.space.available) continue;
+    const std::string text =
+        fmt::format("the file system {} has too little space: {} bytes ({}) are needed, {} ({}) are available",
+                    need.space.mount_point, need.bytes, format_size(need.bytes), need.space.available,
+                    format_size(need.space.available));
+    if (error) {
+      error->notes.push_back("also: " + text);
+      continue;
+    }
+    error = make_error(ErrorKind::kNoSpace, text)
+                .with_note(fmt::format("free {} bytes there, or enlarge it", need.bytes - need.space.available));
+  }
+  if (error) return *error;
+  return {};
+}
+
+}  // namespace varve
