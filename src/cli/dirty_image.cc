@@ -20,9 +20,9 @@ Result<void> repair_dirty_image(const std::string& path, const std::function<voi
   const auto file = TRY(FileDevice::open(path, Access::kReadWrite, LockRequest::format_writer()));
   // A repair that nobody asked for must not take what only a damaged snapshot holds for leaks.
   const qcow2::Header header = TRY(qcow2::read_header(*file));
-  if (const auto table = qcow2::read_snapshot_table(*file, header); table) {
-    for (const qcow2::Snapshot& snapshot : table->snapshots)
-      if (snapshot.fault && !snapshot.fault->table_is_known) return qcow2::fault_of(path, header, snapshot);
+  const qcow2::SnapshotTable table = TRY(qcow2::read_snapshot_table(*file, header));
+  for (const qcow2::Snapshot& snapshot : table.snapshots) {
+    if (snapshot.fault && !snapshot.fault->table_is_known) return qcow2::fault_of(path, header, snapshot);
   }
   const check::CheckResult result = TRY(
       check::check_image(*file, {.repair = check::Repair::kAll, .progress = nullptr}, {.line = line, .error = line}));

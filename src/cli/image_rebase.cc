@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "cli/cache_mode.h"
+#include "cli/dirty_image.h"
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
 #include "cli/image_plan.h"
@@ -140,7 +141,8 @@ Plan plan_of(const RebaseRequest& request, const image::OpenImage& overlay, cons
 
 // Clusters of the file that are free may take it.
 uint64_t new_bytes(qcow2::Image& overlay, const RebaseNeeds& needs) {
-  if (overlay.header().has_data_file()) return 0;  // it may have places already
+  // Places that are there already: in the data file; of subclusters in clusters that others have.
+  if (overlay.header().has_data_file() || overlay.header().has_extended_l2()) return 0;
   const uint64_t cluster = overlay.header().cluster_size();
   const auto size = overlay.file().size();
   const uint64_t there = size ? *size / cluster + 1 : 0;
@@ -174,6 +176,7 @@ Result<bool> may_lack_space(const RebaseRequest& request) {
   source.share = true;  // its size is all that is asked for
   const auto looked = open_source(request.path, source, {.use = image::Use::kInspect, .open_backing = false});
   if (!looked) return false;  // the work itself says why
+  if (is_dirty_image(looked->path())) return false;  // it is repaired first, and then nobody knows what is free
   SpaceNeeds most;
   most.add(looked->path(), TRY(looked->device()->size()));
   return !most.enough();

@@ -54,6 +54,13 @@ class Counter {
   Result<uint64_t> placed_in_base(uint64_t offset, uint64_t length) {
     uint64_t placed = 0;
     if (offset >= base_size_) return placed;
+    if (auto* image = dynamic_cast<qcow2::Image*>(layers_[base_].get()); image != nullptr) {
+      // Zeroes and subclusters may have a place too, which takes what is written there.
+      for (const auto& extent : TRY(image->placed_extents(offset, length))) {
+        if (extent.host_offset && !extent.compressed) placed += extent.length;
+      }
+      return placed;
+    }
     for (const Extent& extent : TRY(layers_[base_]->extents(offset, length)))
       if (extent.kind == ExtentKind::kData) placed += extent.length;
     return placed;

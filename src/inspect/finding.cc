@@ -38,6 +38,8 @@ const char* name_of(FindingKind kind) {
       return "missing-point";
     case FindingKind::kUnknownPoint:
       return "unknown-point";
+    case FindingKind::kDamagedPoint:
+      return "damaged-point";
     case FindingKind::kMissingFile:
       return "missing-file";
     case FindingKind::kOtherSize:

@@ -27,6 +27,7 @@ enum class FindingKind : uint8_t {
   // Of the metadata against the images.
   kMissingPoint,  // an image lacks a snapshot that the metadata has
   kUnknownPoint,  // an image has a snapshot that no metadata has
+  kDamagedPoint,  // an image's own entry of a snapshot can't be right
   kMissingFile,   // an image, an overlay, a memory image
   kOtherSize,     // a disk had another virtual size at that time
   // Of the images.

@@ -112,6 +112,9 @@ Result<void> find_leftovers_of_host(const Host& host, std::vector<Finding>& find
   }
   for (const std::string& domain : TRY(host.journal().domains())) {
     needed.insert(domain);
+    if (!check_domain_name(domain)) continue;  // told when the host was opened
+    const auto lock = DomainLock::try_acquire(layout, domain, DomainLock::Mode::kShared, "verify");
+    if (lock && !*lock) continue;  // its command is at work
     const auto record = host.journal().read(domain);
     if (record && !*record) continue;  // it is finished by now
     findings.push_back(host_finding(

@@ -90,6 +90,8 @@ void Points::look_for(const SnapshotDocument& snapshot) {
       all_known = false;
     } else if (const auto index = qcow2::find_by_name(image->points, name); !index) {
       lacking.push_back(use.disk.target);
+      // Today's image need not be the one of that time, which is not there: it may only be unplugged.
+      if (use.moved) all_known = false;
     } else if (const auto size = image->points[*index].disk_size; size && *size != image->virtual_size) {
       Finding found = finding(FindingKind::kOtherSize, Severity::kNote, name,
                               fmt::format("disk {} had {} bytes then and has {} today: a revert changes its size",

@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "check/check.h"
+#include "inspect/safe_repair.h"
 
 namespace varve {
 
@@ -56,13 +57,13 @@ void ImageExaminer::report_unreadable(const std::string& path, const Error& erro
 
 const ExaminedImage* ImageExaminer::look_at(const Disk& disk, const std::string& snapshot) {
   if (!disk.is_local_file() || disk.source.empty()) return nullptr;
-  const auto [entry, is_new] = images_.try_emplace({disk.source, disk.format});
+  const auto host_path = host_.layout().resolve(disk.source);
+  const auto [entry, is_new] = images_.try_emplace({host_path ? *host_path : disk.source, disk.format});
   ExaminedImage& image = entry->second;
   if (!is_new) return &image;
   target_ = disk.target;
   snapshot_ = snapshot;
   image.path = disk.source;
-  const auto host_path = host_.layout().resolve(disk.source);
   image.exists = host_path.has_value();
   if (!host_path) {
     report(FindingKind::kMissingFile, Severity::kError, disk.source,
@@ -98,6 +99,16 @@ void ImageExaminer::examine(const Disk& disk, const std::string& host_path, Exam
   if (!opened) return report_unreadable(disk.source, opened.error());
   if (const auto size = (*opened)->size()) image.virtual_size = *size;
   image.points = (*opened)->snapshots();
+  for (const qcow2::Snapshot& point : image.points) {
+    if (!point.fault) continue;
+    report(
+        FindingKind::kDamagedPoint, Severity::kError, disk.source,
+        fmt::format("the image's entry of snapshot '{}' is damaged: {}", point.name, point.fault->what),
+        fmt::format("nothing can bring it back; where it is not needed, `varve image check -f qcow2 -r all '{}'` mends "
+                    "the rest, after a copy",
+                    host_.layout().shown(disk.source)));
+    findings_.back().snapshot = point.name;
+  }
   image.is_known = true;
   examine_chain(disk.source, (*opened)->header());
 }
@@ -127,17 +138,29 @@ bool ImageExaminer::check(const std::string& path, FileDevice& file) {
            fmt::format("`varve image check -f qcow2 '{}'` says more", shown));
     return tally.error == 0;
   }
-  if (tally.corruptions != 0) {
-    report(FindingKind::kImageErrors, Severity::kError, path,
-           fmt::format("the metadata of {} has {} error{} (the first: {})", shown, tally.corruptions,
-                       tally.corruptions == 1 ? "" : "s", first),
-           fmt::format("`varve image check -f qcow2 -r all '{}'` mends them; keep a copy first", shown), true);
-  } else if (tally.leaks != 0) {
+  if (tally.corruptions == 0 && tally.leaks == 0) return true;
+  const auto repair = tally.corruptions != 0 ? check::Repair::kAll : check::Repair::kLeaks;
+  const auto safe = is_safe_repair(file.name(), repair);
+  const bool is_repairable = safe && *safe;
+  const std::string leaks = fmt::format("{} leaked cluster{}", tally.leaks, tally.leaks == 1 ? "" : "s");
+  if (tally.corruptions == 0) {
     report(FindingKind::kImageLeaks, Severity::kWarning, path,
-           fmt::format("{} has {} leaked cluster{}: space that nothing uses", shown, tally.leaks,
-                       tally.leaks == 1 ? "" : "s"),
-           fmt::format("`varve image check -f qcow2 -r leaks '{}'` gives it back", shown), true);
+           fmt::format("{} has {}: space that nothing uses", shown, leaks),
+           is_repairable ? fmt::format("`varve image check -f qcow2 -r leaks '{}'` gives it back", shown)
+                         : "leave it: a damaged snapshot may need it",
+           is_repairable);
+    return true;
   }
+  report(
+      FindingKind::kImageErrors, Severity::kError, path,
+      fmt::format("the metadata of {} has {} error{}{} (the first: {})", shown, tally.corruptions,
+                  tally.corruptions == 1 ? "" : "s", tally.leaks == 0 ? "" : " and " + leaks, first),
+      is_repairable
+          ? fmt::format("`varve image check -f qcow2 -r all '{}'` mends all of it, and gives nothing up", shown)
+          : fmt::format("keep a copy of the file before anything else: `varve image check -f qcow2 -r all '{}'` makes "
+                        "the image sound by giving up what is broken",
+                        shown),
+      is_repairable);
   return true;
 }
 

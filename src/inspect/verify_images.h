@@ -59,7 +59,7 @@ class ImageExaminer {
   std::vector<Finding>& findings_;
   std::string target_;    // of the disk that is looked at
   std::string snapshot_;  // the same
-  // By root path and format: what a definition of today calls raw may have been qcow2 then, with points in it.
+  // By resolved path and format: what a definition of today calls raw may have been qcow2 then, with points in it.
   std::map<std::pair<std::string, std::string>, ExaminedImage> images_;
   std::set<std::string> checked_;  // host paths
 };

@@ -69,12 +69,14 @@ class Examiner {
     findings_.back().disks = std::move(targets);
   }
 
-  void report_tree(const std::vector<SnapshotSummary>& summaries) {
+  // `claimed`: whose file is there, understood or not. A parent that can't be read now is not a missing one.
+  void report_tree(const std::vector<SnapshotSummary>& summaries, const std::set<std::string>& claimed) {
     const SnapshotTree tree(summaries);
     std::vector<std::string> current;
     for (const SnapshotSummary& snapshot : tree.snapshots()) {
       if (snapshot.current) current.push_back(snapshot.name);
       if (snapshot.parent.empty() || tree.parent(snapshot.name) != nullptr) continue;
+      if (claimed.contains(snapshot.parent) && tree.find(snapshot.parent) == nullptr) continue;  // reported already
       if (tree.find(snapshot.parent) == nullptr) {
         report(FindingKind::kMissingParent, Severity::kWarning, snapshot.name,
                fmt::format("it names a parent '{}' that does not exist", snapshot.parent),
@@ -125,7 +127,7 @@ Result<ExaminedMetadata> examine_metadata(const Host& host, const std::string& d
     examiner.report_interrupted_merge(*document);
     each(*document);
   }
-  examiner.report_tree(summaries);
+  examiner.report_tree(summaries, result.claimed);
   return result;
 }
 

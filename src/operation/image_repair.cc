@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "check/check.h"
+#include "inspect/safe_repair.h"
 
 namespace varve {
 
@@ -13,6 +14,10 @@ Result<ImageRepair> ImageRepair::open(const Layout& layout, const std::string& r
   result.repair_ = repair;
   const std::string host_path = TRY(layout.resolve(root_path));
   result.file_ = TRY(FileDevice::open(host_path, Access::kReadWrite, LockRequest::format_writer()));
+  if (!TRY(is_safe_repair(host_path, repair))) {  // it may have changed since it was looked at
+    return make_error(ErrorKind::kRefused,
+                      fmt::format("{} can't be mended without giving up some of it", result.shown_path_));
+  }
   return result;
 }
 

@@ -14,7 +14,8 @@ namespace varve {
 
 class ImageRepair {
  public:
-  // kInUse where somebody has the image open.
+  // kInUse where somebody has the image open; kRefused where the repair would give something up
+  // (inspect/safe_repair.h).
   static Result<ImageRepair> open(const Layout& layout, const std::string& root_path, check::Repair repair);
 
   const std::string& path() const { return path_; }  // root path

@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <climits>
 #include <map>
 
 #include "base/atomic_file.h"
@@ -47,7 +49,7 @@ class Repairing {
   std::vector<std::string> steps_;
   std::vector<FileChange> changes_;
   std::vector<std::string> gone_;              // snapshots whose metadata goes
-  std::map<std::string, ImageRepair> images_;  // by root path
+  std::map<std::string, ImageRepair> images_;  // by host path
 };
 
 // A copy of the file as it is; gives the root path that it will have.
@@ -57,7 +59,17 @@ Result<std::string> Repairing::keep_aside(const std::string& name) {
   std::string contents = TRY(read_file(host_path, xml::kMaxDocumentSize));
   const std::string directory = Layout::aside_directory(request_.domain);
   std::string path = fmt::format("{}/{}.xml", directory, name);
-  for (int number = 2; layout.resolve(path); ++number) path = fmt::format("{}/{}.{}.xml", directory, name, number);
+  const auto is_taken = [&]() -> Result<bool> {
+    if (std::ranges::find(changes_, path, &FileChange::path) != changes_.end()) return true;
+    const auto there = layout.resolve(path);
+    if (!there && there.error().kind != ErrorKind::kNotFound) return there.error();
+    return there.has_value();
+  };
+  for (int number = 2; TRY(is_taken()); ++number) path = fmt::format("{}/{}.{}.xml", directory, name, number);
+  if (path.size() - directory.size() - 1 > NAME_MAX) {
+    return make_error(ErrorKind::kRefused, fmt::format("the name of {} is too long to be kept aside", host_path))
+        .with_note("move the file away by hand");
+  }
   changes_.push_back({.path = path, .contents = std::move(contents)});
   return path;
 }
@@ -128,11 +140,12 @@ Result<void> Repairing::adopt(const Finding& finding) {
 }
 
 Result<void> Repairing::mend_image(const Finding& finding) {
-  if (images_.contains(finding.path)) return {};
+  const std::string host_path = TRY(host_.layout().resolve(finding.path));
+  if (images_.contains(host_path)) return {};
   ImageRepair repair =
       TRY(ImageRepair::open(host_.layout(), finding.path,
                             finding.kind == FindingKind::kImageLeaks ? check::Repair::kLeaks : check::Repair::kAll));
-  images_.emplace(finding.path, std::move(repair));
+  images_.emplace(host_path, std::move(repair));
   return {};
 }
 

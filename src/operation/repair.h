@@ -32,7 +32,7 @@ struct RepairDomain {
 //   metadata that no image has a point for      kept aside, the tree is closed
 //   metadata that some images have no point for those disks are left out, the old file is kept aside
 //   a point that no metadata has                adopted: metadata with today's definition
-//   errors and leaks in images                  check -r all, check -r leaks
+//   errors and leaks in images                  check -r all, check -r leaks, where nothing is given up
 //   files half written                          removed
 // kInUse where an image that has to be mended is in use.
 Result<RepairDomain> plan_repair_domain(Host& host, const RepairDomainRequest& request);

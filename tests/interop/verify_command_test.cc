@@ -309,6 +309,87 @@ TEST_F(VerifyTest, LeaksAndErrorsOfAnImageAreMended) {
   EXPECT_TRUE(host_.is_filled("vm.qcow2", 1));
 }
 
+// Nobody knows what the damaged snapshot refers to, and a repair would give it away as leaks.
+TEST_F(VerifyTest, AnImageWithADamagedEntryIsNotMended) {
+  host_.fill("vm.qcow2", 1);
+  host_.varve_ok({"snapshot", "create", "vm", "a"});
+  host_.fill("vm.qcow2", 2);
+  {
+    std::fstream file(host_.image("vm.qcow2"), std::ios::in | std::ios::out | std::ios::binary);
+    char offset[8];
+    file.seekg(64).read(offset, 8);  // snapshots_offset
+    uint64_t table = 0;
+    for (const char byte : offset) table = table << 8 | static_cast<unsigned char>(byte);
+    file.seekp(static_cast<std::streamoff>(table + 7)).write("\x01", 1);  // the L1 table, no longer aligned
+  }
+  const Verified verified = verify();
+  EXPECT_EQ(verified.exit_code, kCritical);
+  EXPECT_THAT(kinds(verified), testing::Contains("damaged-point"));
+  for (const json& finding : findings(verified)) EXPECT_FALSE(finding["repairable"]) << finding.dump(2);
+  expect_repaired(kCritical);
+  EXPECT_TRUE(host_.is_filled("vm.qcow2", 2));
+}
+
+// The leaks are what the broken reference refers to: a repair would give the guest's data away.
+TEST_F(VerifyTest, ErrorsThatCanOnlyBeGivenUpAreLeftToAPerson) {
+  host_.fill("vm.qcow2", 1);
+  uint64_t table = 0;
+  std::fstream file(host_.image("vm.qcow2"), std::ios::in | std::ios::out | std::ios::binary);
+  char offset[8];
+  file.seekg(40).read(offset, 8);  // l1_table_offset
+  for (const char byte : offset) table = table << 8 | static_cast<unsigned char>(byte);
+  file.seekp(static_cast<std::streamoff>(table + 6)).write("\x02", 1);  // the first L2 table, no longer aligned
+  file.flush();
+  const Verified verified = verify();
+  EXPECT_EQ(verified.exit_code, kCritical);
+  ASSERT_THAT(kinds(verified), testing::Contains("image-errors"));
+  for (const json& finding : findings(verified)) EXPECT_FALSE(finding["repairable"]) << finding.dump(2);
+  expect_repaired(kCritical);
+  file.seekp(static_cast<std::streamoff>(table + 6)).write("\0", 1);
+  file.close();
+  host_.expect_clean("vm.qcow2");
+  EXPECT_TRUE(host_.is_filled("vm.qcow2", 1));
+}
+
+// The image of that time is not there, the disk of today is another one: that says nothing about the snapshot.
+TEST_F(VerifyTest, ASnapshotInAnImageThatIsAwayIsNotGivenUp) {
+  host_.varve_ok({"snapshot", "create", "vm", "a"});
+  const std::string base = host_.image("vm-2.qcow2");
+  test::run_ok({"qemu-img", "create", "-q", "-f", "qcow2", host_.image("other.qcow2"), "64M"});
+  std::string definition = read_text(host_.definition("vm"));
+  const size_t at = definition.find("vm-2.qcow2");
+  ASSERT_NE(at, std::string::npos);
+  write_text(host_.definition("vm"), definition.replace(at, 10, "other.qcow2"));
+  std::filesystem::rename(base, base + ".away");
+  const Verified away = verify();
+  EXPECT_THAT(kinds(away), ElementsAre("missing-point"));
+  EXPECT_FALSE(findings(away)[0]["repairable"]);
+  expect_repaired(kCritical);
+  std::filesystem::rename(base + ".away", base);
+  EXPECT_THAT(kinds(verify()), IsEmpty());
+}
+
+TEST_F(VerifyTest, AParentWhoseFileCanNotBeUsedNowStaysTheParent) {
+  for (const char* name : {"p", "c"}) host_.varve_ok({"snapshot", "create", "vm", name});
+  edit_metadata("p", "<name>p</name>", "<name>c</name>");
+  EXPECT_THAT(kinds(verify()), testing::Not(testing::Contains("missing-parent")));
+  expect_repaired(kCritical);
+  EXPECT_EQ(host_.varve_json({"snapshot", "show", "vm", "c"})["parent"], "p");
+}
+
+TEST_F(VerifyTest, WhatIsKeptAsideReplacesNothingThatWasThere) {
+  for (const char* name : {"a", "a.2"}) {
+    host_.varve_ok({"snapshot", "create", "vm", name});
+    write_text(host_.metadata("vm", name), std::string("<broken ") + name);
+  }
+  std::filesystem::create_directories(std::filesystem::path(aside("x")).parent_path());
+  write_text(aside("a.xml"), "earlier");
+  expect_repaired();
+  EXPECT_EQ(read_text(aside("a.xml")), "earlier");
+  EXPECT_EQ(read_text(aside("a.2.xml")), "<broken a");
+  EXPECT_EQ(read_text(aside("a.2.2.xml")), "<broken a.2");
+}
+
 TEST_F(VerifyTest, AnImageThatIsNoneIsNamed) {
   write_text(host_.image("vm.qcow2"), std::string(100000, 'x'));
   const Verified verified = verify();
