@@ -34,6 +34,23 @@ void write_text(const std::string& path, const std::string& text) {
   std::ofstream(path) << text;
 }
 
+// A big-endian word of an image.
+uint64_t word_at(std::fstream& image, uint64_t offset) {
+  char bytes[8];
+  image.seekg(static_cast<std::streamoff>(offset)).read(bytes, sizeof bytes);
+  uint64_t word = 0;
+  for (const char byte : bytes) word = word << 8 | static_cast<unsigned char>(byte);
+  return word;
+}
+
+void put_bytes(std::fstream& image, uint64_t offset, std::string_view bytes) {
+  image.seekp(static_cast<std::streamoff>(offset)).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+}
+
+std::fstream open_image(const std::string& path) {
+  return std::fstream(path, std::ios::in | std::ios::out | std::ios::binary);
+}
+
 class VerifyTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -273,15 +290,8 @@ TEST_F(VerifyTest, LeaksAndErrorsOfAnImageAreMended) {
   host_.varve_ok({"snapshot", "create", "vm", "a"});
   {  // a refcount of a cluster behind the end: a leak
     std::filesystem::resize_file(host_.image("vm-2.qcow2"), 100 * 65536);
-    std::fstream file(host_.image("vm-2.qcow2"), std::ios::in | std::ios::out | std::ios::binary);
-    char offset[8];
-    file.seekg(48).read(offset, 8);
-    uint64_t table = 0;
-    for (const char byte : offset) table = table << 8 | static_cast<unsigned char>(byte);
-    file.seekg(static_cast<std::streamoff>(table)).read(offset, 8);
-    uint64_t block = 0;
-    for (const char byte : offset) block = block << 8 | static_cast<unsigned char>(byte);
-    file.seekp(static_cast<std::streamoff>(block + 90 * 2)).write("\0\1", 2);
+    std::fstream file = open_image(host_.image("vm-2.qcow2"));
+    put_bytes(file, word_at(file, word_at(file, 48)) + 90 * 2, std::string_view("\0\1", 2));
   }
   const Verified leaks = verify();
   EXPECT_EQ(leaks.exit_code, kWarning);
@@ -291,15 +301,8 @@ TEST_F(VerifyTest, LeaksAndErrorsOfAnImageAreMended) {
   host_.expect_clean("vm-2.qcow2");
 
   {  // the refcounts of the first clusters: errors
-    std::fstream file(host_.image("vm.qcow2"), std::ios::in | std::ios::out | std::ios::binary);
-    char offset[8];
-    file.seekg(48).read(offset, 8);
-    uint64_t table = 0;
-    for (const char byte : offset) table = table << 8 | static_cast<unsigned char>(byte);
-    file.seekg(static_cast<std::streamoff>(table)).read(offset, 8);
-    uint64_t block = 0;
-    for (const char byte : offset) block = block << 8 | static_cast<unsigned char>(byte);
-    file.seekp(static_cast<std::streamoff>(block)).write("\0\0\0\0", 4);
+    std::fstream file = open_image(host_.image("vm.qcow2"));
+    put_bytes(file, word_at(file, word_at(file, 48)), std::string_view("\0\0\0\0", 4));
   }
   const Verified errors = verify();
   EXPECT_EQ(errors.exit_code, kCritical);
@@ -315,12 +318,8 @@ TEST_F(VerifyTest, AnImageWithADamagedEntryIsNotMended) {
   host_.varve_ok({"snapshot", "create", "vm", "a"});
   host_.fill("vm.qcow2", 2);
   {
-    std::fstream file(host_.image("vm.qcow2"), std::ios::in | std::ios::out | std::ios::binary);
-    char offset[8];
-    file.seekg(64).read(offset, 8);  // snapshots_offset
-    uint64_t table = 0;
-    for (const char byte : offset) table = table << 8 | static_cast<unsigned char>(byte);
-    file.seekp(static_cast<std::streamoff>(table + 7)).write("\x01", 1);  // the L1 table, no longer aligned
+    std::fstream file = open_image(host_.image("vm.qcow2"));
+    put_bytes(file, word_at(file, 64) + 7, "\x01");  // the L1 table, no longer aligned
   }
   const Verified verified = verify();
   EXPECT_EQ(verified.exit_code, kCritical);
@@ -333,19 +332,16 @@ TEST_F(VerifyTest, AnImageWithADamagedEntryIsNotMended) {
 // The leaks are what the broken reference refers to: a repair would give the guest's data away.
 TEST_F(VerifyTest, ErrorsThatCanOnlyBeGivenUpAreLeftToAPerson) {
   host_.fill("vm.qcow2", 1);
-  uint64_t table = 0;
-  std::fstream file(host_.image("vm.qcow2"), std::ios::in | std::ios::out | std::ios::binary);
-  char offset[8];
-  file.seekg(40).read(offset, 8);  // l1_table_offset
-  for (const char byte : offset) table = table << 8 | static_cast<unsigned char>(byte);
-  file.seekp(static_cast<std::streamoff>(table + 6)).write("\x02", 1);  // the first L2 table, no longer aligned
+  std::fstream file = open_image(host_.image("vm.qcow2"));
+  const uint64_t table = word_at(file, 40);
+  put_bytes(file, table + 6, "\x02");  // the first L2 table, no longer aligned
   file.flush();
   const Verified verified = verify();
   EXPECT_EQ(verified.exit_code, kCritical);
   ASSERT_THAT(kinds(verified), testing::Contains("image-errors"));
   for (const json& finding : findings(verified)) EXPECT_FALSE(finding["repairable"]) << finding.dump(2);
   expect_repaired(kCritical);
-  file.seekp(static_cast<std::streamoff>(table + 6)).write("\0", 1);
+  put_bytes(file, table + 6, std::string_view("\0", 1));
   file.close();
   host_.expect_clean("vm.qcow2");
   EXPECT_TRUE(host_.is_filled("vm.qcow2", 1));
