@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <optional>
 
@@ -186,6 +187,16 @@ Result<void> Points::look_for_unknown(const std::set<std::string>& claimed) {
   return {};
 }
 
+// Among equals, in the order in which they were found.
+std::vector<Finding> worst_first(std::vector<Finding> findings) {
+  std::vector<Finding> sorted;
+  for (const Severity severity : {Severity::kError, Severity::kWarning, Severity::kUnknown, Severity::kNote}) {
+    std::ranges::copy_if(findings, std::back_inserter(sorted),
+                         [&](const Finding& finding) { return finding.severity == severity; });
+  }
+  return sorted;
+}
+
 }  // namespace
 
 Result<Examination> examine_domain(const Host& host, const DomainDocument& definition,
@@ -202,15 +213,7 @@ Result<Examination> examine_domain(const Host& host, const DomainDocument& defin
   TRY(find_leftovers_of_domain(host, result.domain, result.findings));
   result.snapshots = metadata.files;
   result.images = images.count();
-  std::ranges::stable_sort(result.findings, [](const Finding& a, const Finding& b) {
-    const auto rank = [](Severity severity) {
-      return severity == Severity::kError     ? 0
-             : severity == Severity::kWarning ? 1
-             : severity == Severity::kUnknown ? 2
-                                              : 3;
-    };
-    return rank(a.severity) < rank(b.severity);
-  });
+  result.findings = worst_first(std::move(result.findings));
   return result;
 }
 

@@ -189,11 +189,6 @@ Result<void> Repairing::finish(Operation& operation) {
   return {};
 }
 
-// What other repairs build upon comes first.
-int order_of(FindingKind kind) {
-  return kind == FindingKind::kMisnamedMetadata ? 0 : 1;
-}
-
 }  // namespace
 
 Result<RepairDomain> plan_repair_domain(Host& host, const RepairDomainRequest& request) {
@@ -208,18 +203,24 @@ Result<RepairDomain> plan_repair_domain(Host& host, const RepairDomainRequest& r
                       .mended = {},
                       .remaining = {}};
   result.operation.set_command(fmt::format("verify '{}' --repair", request.domain));
-  std::ranges::stable_sort(examination.findings, {}, [](const Finding& finding) { return order_of(finding.kind); });
-
   Preflight preflight(failure);
   Repairing repairing(host, request, domain.definition, metadata);
+  const auto plan = [&](Finding& finding) {
+    preflight.accept(repairing.plan(finding));
+    result.mended.push_back(std::move(finding));
+  };
+  // What other repairs build upon comes first.
+  std::vector<Finding*> others;
   for (Finding& finding : examination.findings) {
     if (!finding.is_repairable) {
       result.remaining.push_back(std::move(finding));
-      continue;
+    } else if (finding.kind == FindingKind::kMisnamedMetadata) {
+      plan(finding);
+    } else {
+      others.push_back(&finding);
     }
-    preflight.accept(repairing.plan(finding));
-    result.mended.push_back(std::move(finding));
   }
+  for (Finding* finding : others) plan(*finding);
   TRY(std::move(preflight).finish());
   if (!result.mended.empty()) TRY(repairing.finish(result.operation));
   return result;
