@@ -245,36 +245,6 @@ TEST_P(CompressedWriteCrash, ACopyIsThereAsFarAsItGot) {
   std::printf("compressed copy, %s: %zu states\n", GetParam().name.c_str(), states);
 }
 
-// No space, half of a write done: from any moment on.
-TEST_P(CompressedWriteCrash, AWriteThatFailsLeavesWhatWasFlushed) {
-  const std::vector<Action> actions = life();
-  ASSERT_NO_FATAL_FAILURE(record(actions));
-  const uint64_t mutations = control_->calls(kOpMutations);
-  uint64_t failures = 0;
-  for (uint64_t n = 0; n < mutations && !HasFailure(); ++n) {
-    SCOPED_TRACE("from the mutation " + std::to_string(n) + " on");
-    const auto control = std::make_shared<FaultControl>();
-    const auto disk = std::make_shared<FaultDevice>(empty_.clone(), control);
-    auto image = open(disk);
-    ASSERT_NE(image, nullptr);
-    ASSERT_TRUE(image->flush());
-    control->start_over();
-    control->inject({.at = n, .error = ENOSPC, .half_done = true});
-    for (const Action& action : actions) {
-      if (action.run(*image)) continue;
-      ++failures;
-      break;
-    }
-    image.reset();
-    control->clear_fault();
-    CrashState state;
-    state.disks.push_back(disk->disk().clone());
-    state.completed = control->recorded_operations();
-    check(state);
-  }
-  EXPECT_GT(failures, mutations / 2);  // all but those that only give space back
-}
-
 INSTANTIATE_TEST_SUITE_P(
     Shapes, CompressedWriteCrash,
     testing::Values(CompressedShape{"zlib", {.size = 96 << 10, .cluster_size = 4096}},
