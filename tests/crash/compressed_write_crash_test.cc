@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <fstream>
+#include <functional>
 #include <random>
 
 #include "crash/snapshot_changes.h"
@@ -120,9 +121,11 @@ class CompressedWriteCrash : public testing::TestWithParam<CompressedShape> {
       if (c % 7 == 6) actions.push_back(flush());
     }
     actions.push_back(flush());
-    for (int i = 0; i < 3; ++i)
-      actions.push_back(compressed(random_() % n, 1 + random_() % 3));  // over compressed ones
-    actions.push_back(plain(random_() % n, 2));                         // copies on write
+    for (int i = 0; i < 3; ++i) {
+      const uint64_t cluster = random_() % n;                     // in turn: compilers order arguments as they like
+      actions.push_back(compressed(cluster, 1 + random_() % 3));  // over compressed ones
+    }
+    actions.push_back(plain(random_() % n, 2));  // copies on write
     actions.push_back(flush());
     actions.push_back(snapshots("create", [](SnapshotTransaction& t) { return t.create({.name = "one"}); }));
     actions.push_back(compressed(0, 3));  // what only the snapshot has from now on
@@ -171,13 +174,17 @@ class CompressedWriteCrash : public testing::TestWithParam<CompressedShape> {
   }
 
   void check(const CrashState& state) {
-    const Qcow2Scan scan = scan_qcow2(whole_contents(*state.disks[0]));
+    check_disk(state.disks[0], [&](Image& image) { history_.check(state, image); });
+  }
+
+  void check_disk(const std::shared_ptr<MemoryDevice>& disk, const std::function<void(Image&)>& compare) {
+    const Qcow2Scan scan = scan_qcow2(whole_contents(*disk));
     ASSERT_TRUE(scan.errors.empty()) << scan.describe();
     most_compressed_ = std::max(most_compressed_, scan.compressed);
-    const auto as_it_was = state.disks[0]->clone();
-    const auto image = open(state.disks[0]);
+    const auto as_it_was = disk->clone();
+    const auto image = open(disk);
     ASSERT_NE(image, nullptr);
-    history_.check(state, *image);
+    compare(*image);
     if (states_++ % 701 == 0) ask_qemu(*as_it_was, whole_contents(*image));
   }
 
@@ -243,6 +250,31 @@ TEST_P(CompressedWriteCrash, ACopyIsThereAsFarAsItGot) {
   EXPECT_GT(states, 20u);
   EXPECT_GT(most_compressed_, clusters() / 3);
   std::printf("compressed copy, %s: %zu states\n", GetParam().name.c_str(), states);
+}
+
+// No space, half of a write done: from any moment on.
+TEST_P(CompressedWriteCrash, AWriteThatFailsLeavesWhatWasFlushed) {
+  const std::vector<Action> actions = life();
+  ASSERT_NO_FATAL_FAILURE(record(actions));
+  const uint64_t mutations = control_->calls(kOpMutations);
+  uint64_t failures = 0;
+  for (uint64_t n = 0; n < mutations && !HasFailure(); ++n) {
+    SCOPED_TRACE("from the mutation " + std::to_string(n) + " on");
+    const auto control = std::make_shared<FaultControl>();
+    const auto disk = std::make_shared<FaultDevice>(empty_.clone(), control);
+    auto image = open(disk);
+    ASSERT_NE(image, nullptr);
+    ASSERT_TRUE(image->flush());
+    control->start_over();
+    control->inject({.at = n, .error = ENOSPC, .half_done = true});
+    size_t done = 0;
+    while (done < actions.size() && actions[done].run(*image)) ++done;
+    image.reset();
+    control->clear_fault();
+    failures += done < actions.size() ? 1 : 0;  // else only discards failed
+    check_disk(disk->disk().clone(), [&](Image& after) { history_.check_after_failure(done, after); });
+  }
+  EXPECT_GT(failures, mutations / 2);  // all but those that only give space back
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -21,6 +21,10 @@ class WriteHistory {
   // A disk after a power failure, as the image on it shows it; and as a raw data file alone shows it.
   void check(const CrashState& state, qcow2::Image& image) const;
   void check_raw(const CrashState& state, MemoryDevice& data) const;
+  // A disk on which the first `done` steps behind the beginning have succeeded, and the next one, if any, has failed.
+  // Steps are counted, not operations of the disk: discards may fail without harm, and are then not among those
+  // recorded.
+  void check_after_failure(size_t done, qcow2::Image& image) const;
 
  private:
   struct Step {
@@ -31,6 +35,7 @@ class WriteHistory {
     std::vector<PointState> snapshots;
   };
   std::span<const Step> possible(const CrashState& state) const;
+  static void check_steps(std::span<const Step> steps, qcow2::Image& image);
   static void check_sectors(const std::vector<std::byte>& contents, std::span<const Step> steps);
 
   std::vector<Step> steps_;
