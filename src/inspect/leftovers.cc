@@ -1,6 +1,7 @@
 #include "inspect/leftovers.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 
@@ -20,8 +21,9 @@ namespace {
 // Nobody takes that long to write a file of some kilobytes.
 constexpr int64_t kSurelyLeftAfterSec = 3600;
 
-// The names in a directory (a root path), sorted. A directory that does not exist is empty.
-Result<std::vector<std::string>> names_in(const Layout& layout, const std::string& directory) {
+// The regular files of a directory (a root path), by name, sorted. A link is none: what removes it by its path would
+// remove what it leads to. A directory that does not exist is empty.
+Result<std::vector<std::string>> files_in(const Layout& layout, const std::string& directory) {
   std::vector<std::string> names;
   const auto resolved = layout.resolve(directory);
   if (!resolved) {
@@ -33,7 +35,10 @@ Result<std::vector<std::string>> names_in(const Layout& layout, const std::strin
   errno = 0;
   while (const dirent* entry = ::readdir(open.get())) {
     const std::string name = entry->d_name;
-    if (name != "." && name != "..") names.push_back(name);
+    struct stat st = {};
+    if (::fstatat(::dirfd(open.get()), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode)) {
+      names.push_back(name);
+    }
     errno = 0;
   }
   if (errno != 0) return system_error(errno, "reading the directory " + *resolved, *resolved);
@@ -81,7 +86,7 @@ Finding host_finding(FindingKind kind, std::string path, std::string message, st
 
 Result<void> find_leftovers_of_domain(const Host& host, const std::string& domain, std::vector<Finding>& findings) {
   const std::string directory = Layout::snapshots_directory(domain);
-  for (const std::string& name : TRY(names_in(host.layout(), directory))) {
+  for (const std::string& name : TRY(files_in(host.layout(), directory))) {
     if (!is_half_written(name)) continue;
     findings.push_back(
         leftover(host.layout(), FindingKind::kTemporaryFile, domain, directory + "/" + name, kHalfWritten));
@@ -126,13 +131,13 @@ Result<void> find_leftovers_of_host(const Host& host, std::vector<Finding>& find
     findings.back().domain = domain;
   }
   for (const std::string& directory : {Layout::definitions_directory(), Layout::journal_directory()}) {
-    for (const std::string& name : TRY(names_in(layout, directory))) {
+    for (const std::string& name : TRY(files_in(layout, directory))) {
       const std::string path = directory + "/" + name;
       if (!is_half_written(name) || !is_old(layout, path)) continue;
       findings.push_back(leftover(layout, FindingKind::kTemporaryFile, "", path, kHalfWritten));
     }
   }
-  for (const std::string& name : TRY(names_in(layout, Layout::lock_directory()))) {
+  for (const std::string& name : TRY(files_in(layout, Layout::lock_directory()))) {
     if (needed.contains(name) || !check_domain_name(name)) continue;
     findings.push_back(leftover(layout, FindingKind::kUnusedLock, name, Layout::lock_file(name),
                                 "is the lock of a domain that is gone"));

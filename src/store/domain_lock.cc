@@ -53,12 +53,10 @@ Result<bool> lock(const LockFile& file, DomainLock::Mode mode, bool wait) {
   return true;
 }
 
-// Whether the file that is locked is still the one that others would lock: it goes with a domain that is gone.
+// Whether the file that is locked is the one that others would lock: it goes with a domain that is gone.
 bool is_still_there(const LockFile& file) {
-  struct stat mine = {};
-  struct stat present = {};
-  return ::fstat(file.fd.get(), &mine) == 0 && ::stat(file.path.c_str(), &present) == 0 &&
-         mine.st_ino == present.st_ino && mine.st_dev == present.st_dev;
+  struct stat st = {};
+  return ::fstat(file.fd.get(), &st) == 0 && st.st_nlink != 0;
 }
 
 // The holder's own words, "PID\tCOMMAND\n"; a process that is gone has released the lock whatever the file says.

@@ -493,6 +493,17 @@ TEST_F(VerifyTest, WhatInterruptedCommandsLeftIsTidiedUp) {
   EXPECT_TRUE(std::filesystem::exists(host_.root() + "/var/lib/varve/lock/vm"));
 }
 
+// What a tree from elsewhere calls a leftover may lead to an image.
+TEST_F(VerifyTest, ALinkIsNoLeftover) {
+  host_.varve_ok({"snapshot", "create", "vm", "a"});
+  const std::filesystem::path directory = std::filesystem::path(host_.metadata("vm", "a")).parent_path();
+  std::filesystem::create_symlink("/var/lib/libvirt/images/vm.qcow2", directory / ".varve-0123456789abcdef.tmp");
+  std::filesystem::create_symlink("/var/lib/libvirt/images/vm.qcow2", host_.root() + "/var/lib/varve/lock/gone");
+  EXPECT_EQ(host_.varve({"verify", "--all", "--repair"}).exit_code, kOk);
+  EXPECT_THAT(kinds(verify({"--all"})), IsEmpty());
+  EXPECT_TRUE(std::filesystem::exists(host_.image("vm.qcow2")));
+}
+
 TEST_F(VerifyTest, MetadataOfADomainThatIsGoneAndDefinitionsThatAreBrokenAreNamed) {
   host_.make_domain("other", 1);
   host_.varve_ok({"snapshot", "create", "other", "a"});
