@@ -141,7 +141,7 @@ class Temporary {
 
 enum class Existing { kReplace, kRefuse };
 
-Result<void> write_beside_and_rename(const std::string& path, std::string_view contents, unsigned mode,
+Result<void> write_beside_and_rename(const std::string& path, std::string_view contents, const ReplaceOptions& options,
                                      Existing existing) {
   const char* doing = existing == Existing::kReplace ? "write" : "create";
   const Place place = TRY(find_place(path, doing));
@@ -154,7 +154,8 @@ Result<void> write_beside_and_rename(const std::string& path, std::string_view c
   TRY(write_all(temporary.fd(), contents, doing, path));
   if (old) {
     TRY(copy_ownership(old->get(), temporary.fd(), path));
-  } else if (::fchmod(temporary.fd(), mode) != 0) {
+  } else if (::fchmod(temporary.fd(), options.mode) != 0 ||
+             (options.owner && ::fchown(temporary.fd(), options.owner->user, options.owner->group) != 0)) {
     return system_error(errno, fmt::format("cannot {} '{}'", doing, path), path);
   }
   // Contents before name: a crash must not leave the name on contents that never came.
@@ -214,11 +215,11 @@ Result<std::string> read_file(const std::string& path, size_t max_bytes) {
 }
 
 Result<void> replace_file(const std::string& path, std::string_view contents, const ReplaceOptions& options) {
-  return write_beside_and_rename(path, contents, options.mode, Existing::kReplace);
+  return write_beside_and_rename(path, contents, options, Existing::kReplace);
 }
 
 Result<void> create_file(const std::string& path, std::string_view contents, const ReplaceOptions& options) {
-  return write_beside_and_rename(path, contents, options.mode, Existing::kRefuse);
+  return write_beside_and_rename(path, contents, options, Existing::kRefuse);
 }
 
 Result<void> remove_file_durably(const std::string& path) {
@@ -240,7 +241,7 @@ Result<void> rename_file_durably(const std::string& from, const std::string& to)
   return sync_open_directory(source.directory.get(), "rename", from);
 }
 
-Result<void> make_directories(const std::string& path, unsigned mode) {
+Result<void> make_directories(const std::string& path, unsigned mode, const std::optional<Owner>& owner) {
   if (path.empty() || path[0] != '/') {
     return invalid(fmt::format("cannot make the directory '{}': the path is not absolute", path), path);
   }
@@ -249,6 +250,8 @@ Result<void> make_directories(const std::string& path, unsigned mode) {
     end = std::min(path.find('/', start), path.size());
     const std::string directory = path.substr(0, end);
     if (::mkdir(directory.c_str(), mode) == 0) {
+      if (owner && ::lchown(directory.c_str(), owner->user, owner->group) != 0)
+        return system_error(errno, fmt::format("cannot make the directory '{}'", directory), directory);
       TRY(sync_directory(path.substr(0, start)));
       continue;
     }

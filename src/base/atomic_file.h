@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -20,9 +21,16 @@ namespace varve {
 // than `max_bytes` bytes.
 Result<std::string> read_file(const std::string& path, size_t max_bytes);
 
+struct Owner {
+  unsigned user = 0;
+  unsigned group = 0;
+};
+
 struct ReplaceOptions {
   // The exact mode of a file that was not there before, whatever the umask. One that was there keeps its own.
   unsigned mode = 0600;
+  // Of a file that was not there before: whose it is to be, if not this process's.
+  std::optional<Owner> owner = std::nullopt;
 };
 
 // Creates or replaces `path`. Owner, group, mode, ACL and SELinux label of the file that was there are kept; where that
@@ -41,7 +49,8 @@ Result<void> rename_file_durably(const std::string& from, const std::string& to)
 
 // Makes `path` and those of its parents that are missing, with `mode` less the umask. A directory that is there
 // already is left as it is.
-Result<void> make_directories(const std::string& path, unsigned mode = 0755);
+Result<void> make_directories(const std::string& path, unsigned mode = 0755,
+                              const std::optional<Owner>& owner = std::nullopt);
 
 // What was created in, renamed in or removed from the directory is durable afterwards.
 Result<void> sync_directory(const std::string& path);

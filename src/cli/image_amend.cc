@@ -197,7 +197,7 @@ ImageExit run(Output& output, const AmendRequest& request) {
   }
   if (!done) return image_failure(output, done.error());
   if (dry_run.wanted) {
-    if (const auto enough = check_space(*opened); !enough) return image_failure(output, enough.error());
+    if (const auto enough = check_space(*opened); !enough) return space_failure(output, enough.error());
     return print_image_plan(output, dry_run, plan_of(request, *opened, before));
   }
   return {0};
@@ -242,6 +242,7 @@ ImageExit image_amend(const ImageCall& call) {
   }
   if (parsed.operands.size() != 1) return image_failure(call.output, "Expecting one image file name");
   request.path = parsed.operands[0];
+  if (auto refused = refused_for_space(call.output, request, request.path, run)) return *refused;
   return run(call.output, request);
 }
 

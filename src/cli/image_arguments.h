@@ -5,6 +5,7 @@
 #include <getopt.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -30,6 +31,7 @@ struct DryRun {
 // Ends a verb: the exit code that qemu-img has for it. Everything is already printed.
 struct ImageExit {
   int code = 0;
+  std::shared_ptr<const Error> lacks_space = nullptr;  // set where a rehearsal ended for that
 };
 
 // Long options without a letter get values from here on.

@@ -183,7 +183,7 @@ ImageExit run(Output& output, const BitmapRequest& request) {
   if (auto stored = image->store_bitmaps(*bitmaps); !stored) return failed(request.steps.back(), stored.error());
   const DryRun& dry_run = request.source.dry_run;
   if (dry_run.wanted) {
-    if (const auto enough = check_space(*opened); !enough) return image_failure(output, enough.error());
+    if (const auto enough = check_space(*opened); !enough) return space_failure(output, enough.error());
     return print_image_plan(output, dry_run, plan_of(request, *opened));
   }
   return {0};
@@ -249,6 +249,7 @@ ImageExit image_bitmap(const ImageCall& call) {
     return image_failure(call.output, "Merge bitmap source file only supported with --merge");
   request.path = parsed.operands[0];
   request.bitmap = parsed.operands[1];
+  if (auto refused = refused_for_space(call.output, request, request.path, run)) return *refused;
   return run(call.output, request);
 }
 

@@ -183,7 +183,7 @@ ImageExit rehearse(Output& output, const CheckArguments& arguments, FileDevice& 
   if (!result) return failed(result.error().sys_errno, result.error().message);
   if (result->tally.error != 0 || result->tally.check_errors != 0) return failed(result->tally.error, last_line);
   if (const auto enough = check_space(file, file.rehearsed().most_new_bytes); !enough)
-    return image_failure(output, enough.error());
+    return space_failure(output, enough.error());
   Plan plan = plan_of(arguments, file, repair);
   result = check::check_image(file, {}, silent);
   if (!result) return failed(result.error().sys_errno, result.error().message);
@@ -195,7 +195,8 @@ ImageExit rehearse(Output& output, const CheckArguments& arguments, FileDevice& 
   return {left.corruptions != 0 ? 2 : left.leaks != 0 ? 3 : 0};
 }
 
-ImageExit run(Output& output, const CheckArguments& arguments, bool json) {
+ImageExit run(Output& output, const CheckArguments& arguments) {
+  const bool json = arguments.json;
   const auto cannot_open = [&](const std::string& reason, const Error* error = nullptr) {
     return image_failure(output, fmt::format("Could not open '{}': {}", arguments.name, reason), error);
   };
@@ -253,9 +254,14 @@ ImageExit run(Output& output, const CheckArguments& arguments, bool json) {
 }  // namespace
 
 ImageExit image_check(const ImageCall& call) {
-  const ParsedCheck parsed = parse_check_arguments(call);
+  ParsedCheck parsed = parse_check_arguments(call);
   if (parsed.ended) return *parsed.ended;
-  return run(call.output, parsed.arguments, call.json || parsed.arguments.json);
+  CheckArguments& arguments = parsed.arguments;
+  arguments.json = arguments.json || call.json;
+  if (arguments.repair != check::Repair::kNone) {
+    if (auto refused = refused_for_space(call.output, arguments, arguments.path, run)) return *refused;
+  }
+  return run(call.output, arguments);
 }
 
 }  // namespace varve::cli

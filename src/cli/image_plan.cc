@@ -9,6 +9,7 @@
 #include <cerrno>
 
 #include "base/units.h"
+#include "cli/image_errors.h"
 #include "cli/plan_text.h"
 #include "io/free_space.h"
 
@@ -51,8 +52,7 @@ Result<void> check_space(FileDevice& file, uint64_t bytes) {
   needs.add(file.name(), bytes);
   if (needs.enough() || file.is_block_device()) return {};
   SpaceNeeds least;
-  const uint64_t surplus = surplus_bytes(file);
-  least.add(file.name(), bytes - std::min(bytes, surplus));
+  least.add(file, bytes);
   return least.check();
 }
 
@@ -61,6 +61,18 @@ Result<void> check_space(const image::OpenImage& rehearsed) {
   FileDevice& data = rehearsed.data_file();
   if (&data == &rehearsed.file() || !data.is_rehearsal()) return {};
   return check_space(data, data.rehearsed().most_new_bytes);
+}
+
+ImageExit space_failure(Output& output, const Error& error) {
+  ImageExit end = image_failure(output, error);
+  end.lacks_space = std::make_shared<const Error>(error);
+  return end;
+}
+
+bool may_lack_space(const std::string& path) {
+  constexpr uint64_t kEnough = uint64_t{1} << 30;  // the metadata of a disk of some terabytes
+  const auto space = free_space(path.starts_with("file:") ? path.substr(5) : path);
+  return space && space->available < kEnough;
 }
 
 Result<void> check_target(Plan& plan, const std::string& path) {

@@ -1,6 +1,9 @@
 // `image resize`: a disk gets another size. What is cut off is gone; what is new reads as zeroes.
 #include <fmt/format.h>
 
+#include <algorithm>
+
+#include "base/checked.h"
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
 #include "cli/image_options.h"
@@ -27,6 +30,21 @@ std::optional<image::NewSpace> new_space_of(const std::string& preallocation) {
   if (preallocation == "falloc") return image::NewSpace::kReserved;
   if (preallocation == "full") return image::NewSpace::kWritten;
   return std::nullopt;
+}
+
+bool gives_every_cluster_a_place(const ResizeRequest& request) {
+  return request.new_space == image::NewSpace::kReserved || request.new_space == image::NewSpace::kWritten;
+}
+
+// That the places of `growth` bytes more can be had, besides those that are free inside of the image.
+Result<void> check_space_for(const image::OpenImage& image, uint64_t growth) {
+  uint64_t inside = 0;
+  if (qcow2::Image* qcow2 = image.qcow2(); qcow2 != nullptr && !qcow2->header().has_data_file()) {
+    const uint64_t cluster = qcow2->header().cluster_size();
+    const uint64_t there = div_round_up(TRY(qcow2->file().size()), cluster);
+    inside = (there - std::min(there, TRY(qcow2->used_clusters(there)))) * cluster;
+  }
+  return check_space(image.data_file(), growth - std::min(growth, inside));
 }
 
 // After the rehearsal.
@@ -70,10 +88,14 @@ ImageExit resize(Output& output, const ResizeRequest& request) {
                          "warning: Shrinking an image will delete all data beyond the shrunken image's end. Before "
                          "performing such an operation, make sure there is no important data there.");
   }
+  if (gives_every_cluster_a_place(request) && !request.source.as_qemu_img) {
+    if (const auto enough = check_space_for(*image, size - *present); !enough)
+      return space_failure(output, enough.error());
+  }
   if (Result<void> done = image::resize(*image, size, request.new_space); !done)
     return image_failure(output, done.error().message, &done.error());
   if (dry_run.wanted) {
-    if (const auto enough = check_space(*image); !enough) return image_failure(output, enough.error());
+    if (const auto enough = check_space(*image); !enough) return space_failure(output, enough.error());
     return print_image_plan(output, dry_run, plan_of(request, *image, *present, size));
   }
   if (!request.quiet) output.print("Image resized.\n");
@@ -122,6 +144,9 @@ ImageExit image_resize(const ImageCall& call) {
   }
   if (parsed.operands.size() != 1) return usage_failure(call.output, "Expecting image file name and size");
   request.path = parsed.operands[0];
+  if (!gives_every_cluster_a_place(request)) {
+    if (auto refused = refused_for_space(call.output, request, request.path, resize)) return *refused;
+  }
   return resize(call.output, request);
 }
 

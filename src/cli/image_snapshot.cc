@@ -163,7 +163,7 @@ ImageExit run(Output& output, const SnapshotRequest& request) {
   if (!done) return cannot_do(output, request, done.error());
   const DryRun& dry_run = request.source.dry_run;
   if (dry_run.wanted) {
-    if (const auto enough = check_space(*opened); !enough) return cannot_do(output, request, enough.error());
+    if (const auto enough = check_space(*opened); !enough) return space_failure(output, enough.error());
     return print_image_plan(output, dry_run, plan_of(request, *opened, size_before, *done));
   }
   return {0};
@@ -197,6 +197,10 @@ ImageExit image_snapshot(const ImageCall& call) {
   }
   if (parsed.operands.size() != 1) return usage_failure(call.output, "Expecting one image file name");
   request.path = parsed.operands[0];
+  const bool writes = request.action != Action::kList && request.action != Action::kNone;
+  if (writes) {
+    if (auto refused = refused_for_space(call.output, request, request.path, run)) return *refused;
+  }
   return run(call.output, request);
 }
 

@@ -77,6 +77,7 @@ Result<std::unique_ptr<Host>> open_host(Context& context, const std::string& com
 }
 
 Result<ExitCode> run_or_print(Context& context, Operation& operation, const std::string& done, nlohmann::json result) {
+  TRY(operation.check());
   if (context.options.dry_run) {
     print_plan(context.output, context.options.json, operation.plan());
     return ExitCode::kDone;

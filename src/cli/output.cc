@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+
+#include "base/permission_remedy.h"
 
 namespace varve::cli {
 
@@ -35,20 +38,22 @@ std::string visible_lines(std::string_view text) {
 namespace {
 
 // What helps against what the system says, where whoever made the error has no better advice.
-const char* remedy_for(int sys_errno, bool is_root) {
-  switch (sys_errno) {
+std::string remedy_for(const Error& error) {
+  switch (error.sys_errno) {
     case ENOSPC:
       return "make room on that file system, then run the command again";
     case EDQUOT:
       return "make room within the quota, or have it raised, then run the command again";
     case EROFS:
-      return "the file system is mounted read-only: `mount -o remount,rw` makes it writable";
     case EACCES:
-    case EPERM:
-      return is_root ? "the file or its file system does not let root do this either: `lsattr` shows an immutable file"
-                     : "run the command as the owner of the file, or as root";
+    case EPERM: {
+      std::string remedy = permission_remedy(error.path, error.sys_errno);
+      if (!remedy.empty()) return remedy;
+      return error.sys_errno == EROFS ? "the file system is mounted read-only: `mount -o remount,rw` makes it writable"
+                                      : "run the command as the owner of the file, or as root";
+    }
     default:
-      return nullptr;
+      return {};
   }
 }
 
@@ -65,12 +70,13 @@ std::string describe(const Error& error) {
     text += fmt::format(" (offset {:#x})", *error.offset);
   }
   for (const std::string& note : error.notes) text += "\n  " + visible(note);
-  if (const char* remedy = remedy_for(error.sys_errno, ::geteuid() == 0)) text += fmt::format("\n  {}", remedy);
+  const std::string remedy = remedy_for(error);
+  if (!remedy.empty() && std::ranges::find(error.notes, remedy) == error.notes.end()) text += "\n  " + visible(remedy);
   return text;
 }
 
 void Output::print(std::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), out_);
+  if (out_ != nullptr) std::fwrite(text.data(), 1, text.size(), out_);
 }
 
 void Output::error(const Error& error) {
@@ -78,17 +84,16 @@ void Output::error(const Error& error) {
 }
 
 void Output::error(std::string_view text) {
-  std::fflush(out_);  // keeps the order of lines where both go to one terminal or file
-  fmt::print(err_, "{}: {}\n", program_, text);
+  note(fmt::format("{}: {}\n", program_, text));
 }
 
 void Output::note(std::string_view text) {
-  std::fflush(out_);
-  std::fwrite(text.data(), 1, text.size(), err_);
+  if (out_ != nullptr) std::fflush(out_);  // keeps the order of lines where both go to one terminal or file
+  diagnostics(text);
 }
 
 void Output::diagnostics(std::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), err_);
+  if (err_ != nullptr) std::fwrite(text.data(), 1, text.size(), err_);
 }
 
 bool Output::finish() {

@@ -28,6 +28,9 @@ class Output {
   explicit Output(std::string program, std::FILE* out = stdout, std::FILE* err = stderr)
       : program_(std::move(program)), out_(out), err_(err) {}
 
+  // Says nothing: for work that is only tried.
+  static Output nowhere(std::string program) { return Output(std::move(program), nullptr, nullptr); }
+
   const std::string& program() const { return program_; }
   std::FILE* out() const { return out_; }
 
@@ -42,7 +45,7 @@ class Output {
 
  private:
   std::string program_;
-  std::FILE* out_;
+  std::FILE* out_;  // null: nowhere
   std::FILE* err_;
 };
 

@@ -42,6 +42,31 @@ Result<void> check_kind(const Disk& disk) {
   return {};
 }
 
+Result<size_t> index_of(const qcow2::SnapshotTransaction& transaction, const std::string& name) {
+  const auto index = qcow2::find_by_name(transaction.snapshots(), name);
+  if (index) return *index;
+  return make_error(ErrorKind::kNotFound, fmt::format("has no snapshot '{}'", name));
+}
+
+Result<qcow2::PreparedCommit> prepare_change(qcow2::Image& image, const DiskChange& change) {
+  auto transaction = TRY(qcow2::SnapshotTransaction::begin(image));
+  if (change.create) TRY(transaction.create(*change.create));
+  if (change.revert_to) {
+    const size_t index = TRY(index_of(transaction, *change.revert_to));
+    TRY(transaction.revert(index));
+  }
+  std::vector<size_t> removed;
+  for (const std::string& name : change.remove) {
+    if (const auto index = qcow2::find_by_name(transaction.snapshots(), name)) removed.push_back(*index);
+  }
+  if (!removed.empty()) TRY(transaction.remove(removed));
+  if (change.rename) {
+    const size_t index = TRY(index_of(transaction, change.rename->first));
+    TRY(transaction.rename(index, change.rename->second));
+  }
+  return transaction.prepare();
+}
+
 }  // namespace
 
 std::vector<std::string> DiskChange::describe() const {
@@ -103,34 +128,23 @@ std::string InternalDisk::list_of_points() const {
   return list;
 }
 
+Error InternalDisk::explain(Error error) const {
+  return std::move(error).context(fmt::format("disk {} ({})", target_, path_));
+}
+
+Result<uint64_t> InternalDisk::new_bytes(const DiskChange& change) const {
+  auto rehearsal = file_->rehearse();
+  if (!rehearsal) return explain(std::move(rehearsal).error());
+  const std::shared_ptr<RehearsalDevice> device = std::move(*rehearsal);
+  auto image = qcow2::Image::open(device, {.writable = true});
+  if (!image) return explain(std::move(image).error());
+  const auto prepared = prepare_change(**image, change);
+  if (!prepared) return explain(prepared.error());
+  return device->changes().most_new_bytes;
+}
+
 Result<JournalImage> InternalDisk::prepare(const DiskChange& change) {
-  const auto explain = [&](Error error) {
-    return std::move(error).context(fmt::format("disk {} ({})", target_, path_));
-  };
-  const auto index_of = [&](const qcow2::SnapshotTransaction& transaction, const std::string& name) -> Result<size_t> {
-    const auto index = qcow2::find_by_name(transaction.snapshots(), name);
-    if (index) return *index;
-    return make_error(ErrorKind::kNotFound, fmt::format("has no snapshot '{}'", name));
-  };
-  const auto work = [&]() -> Result<qcow2::PreparedCommit> {
-    auto transaction = TRY(qcow2::SnapshotTransaction::begin(*image_));
-    if (change.create) TRY(transaction.create(*change.create));
-    if (change.revert_to) {
-      const size_t index = TRY(index_of(transaction, *change.revert_to));
-      TRY(transaction.revert(index));
-    }
-    std::vector<size_t> removed;
-    for (const std::string& name : change.remove) {
-      if (const auto index = qcow2::find_by_name(transaction.snapshots(), name)) removed.push_back(*index);
-    }
-    if (!removed.empty()) TRY(transaction.remove(removed));
-    if (change.rename) {
-      const size_t index = TRY(index_of(transaction, change.rename->first));
-      TRY(transaction.rename(index, change.rename->second));
-    }
-    return transaction.prepare();
-  };
-  auto prepared = work();
+  auto prepared = prepare_change(*image_, change);
   if (!prepared) return explain(std::move(prepared).error());
   prepared_ = std::move(*prepared);
 
@@ -151,7 +165,7 @@ Result<JournalImage> InternalDisk::prepare(const DiskChange& change) {
 Result<void> InternalDisk::commit() {
   CHECK(prepared_);
   auto committed = qcow2::SnapshotTransaction::commit(*image_, *prepared_);
-  if (!committed) return std::move(committed).error().context(fmt::format("disk {} ({})", target_, path_));
+  if (!committed) return explain(std::move(committed).error());
   return {};
 }
 

@@ -57,6 +57,12 @@ class InternalDisk {
   // "base, experiment and 12 more"; "no snapshot".
   std::string list_of_points() const;
 
+  // What a change makes the image's file take beyond what it takes now, in bytes: a figure that it never reaches, for
+  // nothing; and the true one, for the time of the change itself, which is rehearsed in memory.
+  Result<uint64_t> most_new_bytes() const { return qcow2::SnapshotTransaction::most_new_bytes(*image_); }
+  Result<uint64_t> new_bytes(const DiskChange& change) const;
+  FileDevice& file() const { return *file_; }
+
   // The long work. On failure the image is as it was. The result is what the journal has to know of it.
   Result<JournalImage> prepare(const DiskChange& change);
   // Only after the journal's record is durable.
@@ -68,6 +74,7 @@ class InternalDisk {
 
  private:
   InternalDisk() = default;
+  Error explain(Error error) const;
 
   std::string target_;
   std::string path_;

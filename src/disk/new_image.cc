@@ -8,8 +8,11 @@
 #include <cerrno>
 
 #include "base/atomic_file.h"
+#include "base/paths.h"
 #include "base/unique_fd.h"
 #include "io/file_device.h"
+#include "io/memory_device.h"
+#include "io/rehearsal_device.h"
 
 namespace varve {
 
@@ -17,10 +20,6 @@ namespace {
 
 // As libvirt makes volumes: their contents are the guest's business.
 constexpr unsigned kMode = 0600;
-
-std::string directory_of(const std::string& path) {
-  return path.substr(0, path.find_last_of('/'));
-}
 
 }  // namespace
 
@@ -35,9 +34,18 @@ Result<void> NewImage::check_free(const Layout& layout) const {
   return make_error(ErrorKind::kAlreadyExists, fmt::format("there is an image {} already", host_path));
 }
 
+Result<uint64_t> NewImage::new_bytes() const {
+  if (format == "raw") return uint64_t{0};
+  const auto device = TRY(RehearsalDevice::over(std::make_unique<MemoryDevice>("new", 0)));
+  TRY(qcow2::Image::create(*device, options));
+  return device->changes().most_new_bytes;
+}
+
 Result<void> NewImage::claim(const Layout& layout) const {
   const std::string host_path = TRY(layout.resolve_for_creation(path));
   const UniqueFd fd(::open(host_path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, kMode));
+  if (const auto& owner = layout.new_file_owner(); fd && owner && ::fchown(fd.get(), owner->user, owner->group) != 0)
+    return system_error(errno, fmt::format("can't give the image {} to its owner", host_path), host_path);
   if (fd) return {};
   if (errno == EEXIST) return check_free(layout);
   return system_error(errno, fmt::format("can't create the image {}", host_path), host_path);

@@ -17,6 +17,8 @@ struct NewImage {
 
   // kAlreadyExists where there is anything of that name but an empty file: that is what an interrupted claim leaves.
   Result<void> check_free(const Layout& layout) const;
+  // What its file takes when it is filled, in bytes.
+  Result<uint64_t> new_bytes() const;
   // Makes an empty file.
   Result<void> claim(const Layout& layout) const;
   // Durable when it returns.

@@ -28,15 +28,16 @@ bool is_clean(const check::Tally& tally) {
 
 }  // namespace
 
-Result<bool> is_safe_repair(const std::string& host_path, check::Repair repair) {
+Result<std::optional<uint64_t>> rehearse_safe_repair(const std::string& host_path, check::Repair repair) {
   auto file = TRY(FileDevice::open(host_path, Access::kReadOnly, LockRequest::none()));
-  if (!knows_all_tables(*file)) return false;
+  const std::optional<uint64_t> unsafe;
+  if (!knows_all_tables(*file)) return unsafe;
   const auto device = TRY(RehearsalDevice::over(std::move(file)));
   const auto ignore = [](const std::string&) {};
   const check::Report report{.line = ignore, .error = ignore};
   const check::Tally found = TRY(check::check_image(*device, {}, report)).tally;
-  if (found.error != 0 || found.check_errors != 0) return false;
-  if (found.corruptions != 0 && found.leaks != 0) return false;
+  if (found.error != 0 || found.check_errors != 0) return unsafe;
+  if (found.corruptions != 0 && found.leaks != 0) return unsafe;
   bool gives_up = false;
   TRY(check::check_image(*device,
                          {.repair = repair,
@@ -47,7 +48,8 @@ Result<bool> is_safe_repair(const std::string& host_path, check::Repair repair) 
                                            (found.corruptions != 0 && plan.refcounts_lowered != 0);
                               }},
                          report));
-  return !gives_up && is_clean(TRY(check::check_image(*device, {}, report)).tally);
+  if (gives_up || !is_clean(TRY(check::check_image(*device, {}, report)).tally)) return unsafe;
+  return std::optional<uint64_t>(device->changes().most_new_bytes);
 }
 
 }  // namespace varve

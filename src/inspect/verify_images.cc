@@ -140,8 +140,8 @@ bool ImageExaminer::check(const std::string& path, FileDevice& file) {
   }
   if (tally.corruptions == 0 && tally.leaks == 0) return true;
   const auto repair = tally.corruptions != 0 ? check::Repair::kAll : check::Repair::kLeaks;
-  const auto safe = is_safe_repair(file.name(), repair);
-  const bool is_repairable = safe && *safe;
+  const auto safe = rehearse_safe_repair(file.name(), repair);
+  const bool is_repairable = safe && safe->has_value();
   const std::string leaks = fmt::format("{} leaked cluster{}", tally.leaks, tally.leaks == 1 ? "" : "s");
   if (tally.corruptions == 0) {
     report(FindingKind::kImageLeaks, Severity::kWarning, path,

@@ -82,13 +82,15 @@ Result<std::unique_ptr<FileDevice>> FileDevice::open_with(const std::string& pat
   }
   std::unique_ptr<FileDevice> device(new FileDevice(std::move(owned), path, access, S_ISBLK(st.st_mode)));
   device->lock_ = TRY(ImageLock::acquire(fd, path, lock));
-  if (access == Access::kRehearse) {
-    UniqueFd same(::fcntl(fd, F_DUPFD_CLOEXEC, 0));  // the same open file, and so the same locks
-    if (!same) return system_error(errno, fmt::format("cannot {} '{}'", doing, path), path);
-    device->rehearsal_ = TRY(RehearsalDevice::over(std::unique_ptr<BlockDevice>(
-        new FileDevice(std::move(same), path, Access::kReadOnly, device->is_block_device_))));
-  }
+  if (access == Access::kRehearse) device->rehearsal_ = TRY(device->rehearse());
   return device;
+}
+
+Result<std::unique_ptr<RehearsalDevice>> FileDevice::rehearse() const {
+  UniqueFd same(::fcntl(fd(), F_DUPFD_CLOEXEC, 0));  // the same open file, and so the same locks
+  if (!same) return system_error(errno, fmt::format("cannot open '{}' again", path_), path_);
+  return RehearsalDevice::over(
+      std::unique_ptr<BlockDevice>(new FileDevice(std::move(same), path_, Access::kReadOnly, is_block_device_)));
 }
 
 FileDevice::FileDevice(UniqueFd fd, std::string path, Access access, bool is_block_device)

@@ -51,6 +51,8 @@ class FileDevice final : public BlockDevice {
   // Bytes that the file occupies on its file system (st_blocks), as `qemu-img info` prints "disk size".
   Result<uint64_t> allocated_bytes() const;
   // Of a file that is open with Access::kRehearse: what would have become of it so far.
+  // A device on which writes to this one can be tried: it shows them, and this file stays as it is.
+  Result<std::unique_ptr<RehearsalDevice>> rehearse() const;
   bool is_rehearsal() const { return rehearsal_ != nullptr; }
   RehearsedChanges rehearsed() const { return rehearsal_->changes(); }
   // Changes the held lock, e.g. from a reader's to a writer's. On failure the old one is kept.

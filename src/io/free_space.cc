@@ -4,6 +4,7 @@
 #include <linux/magic.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include <fstream>
 #include <memory>
 
+#include "base/paths.h"
 #include "base/units.h"
 
 namespace varve {
@@ -18,11 +20,6 @@ namespace varve {
 namespace {
 
 constexpr auto kXfs = 0x58465342;  // XFS_SUPER_MAGIC, which no header of the kernel's interface has
-
-std::string parent_of(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  return slash == std::string::npos || slash == 0 ? "/" : path.substr(0, slash);
-}
 
 // The real path of the nearest that exists.
 std::string existing(std::string path) {
@@ -44,6 +41,17 @@ bool any_btrfs_compresses() {
   return false;
 }
 
+// Blocks that ext4 keeps for its own tables: free, and nobody's.
+uint64_t reserved_clusters(dev_t device) {
+  char target[256];
+  const std::string link = fmt::format("/sys/dev/block/{}:{}", major(device), minor(device));
+  const ssize_t length = ::readlink(link.c_str(), target, sizeof target);
+  const std::string path(target, static_cast<size_t>(std::max<ssize_t>(length, 0)));
+  std::ifstream file("/sys/fs/ext4/" + path.substr(path.rfind('/') + 1) + "/reserved_clusters");
+  uint64_t count = 0;
+  return file >> count ? count : 0;
+}
+
 bool is_binding(const struct statfs& fs) {
   if (fs.f_blocks == 0) return false;  // a tmpfs without a limit
   switch (static_cast<unsigned>(fs.f_type)) {
@@ -62,22 +70,18 @@ bool is_binding(const struct statfs& fs) {
 }  // namespace
 
 std::optional<FreeSpace> free_space(const std::string& path) {
-  std::string at = existing(path);
+  const std::string at = existing(path);
   struct statfs fs = {};
   struct stat here = {};
   if (::statfs(at.c_str(), &fs) != 0 || ::stat(at.c_str(), &here) != 0 || S_ISBLK(here.st_mode) || !is_binding(fs))
     return std::nullopt;
   FreeSpace space;
   space.file_system = here.st_dev;
-  const uint64_t blocks = ::geteuid() == 0 ? std::max(fs.f_bfree, fs.f_bavail) : fs.f_bavail;
+  uint64_t blocks = fs.f_bavail;
+  if (::geteuid() == 0 && fs.f_bfree > blocks)  // what is reserved for root is in f_bfree only
+    blocks = std::max<uint64_t>(blocks, fs.f_bfree - std::min(fs.f_bfree, reserved_clusters(here.st_dev)));
   space.available = blocks * static_cast<uint64_t>(fs.f_frsize != 0 ? fs.f_frsize : fs.f_bsize);
-  while (at != "/") {
-    struct stat above = {};
-    const std::string parent = parent_of(at);
-    if (::stat(parent.c_str(), &above) != 0 || above.st_dev != here.st_dev) break;
-    at = parent;
-  }
-  space.mount_point = at;
+  space.mount_point = mount_point_of(at);
   return space;
 }
 
@@ -101,6 +105,11 @@ void SpaceNeeds::add(const std::string& path, uint64_t bytes) {
   if (!space) return;
   Need& need = needs_.try_emplace(space->file_system, Need{.space = *space, .bytes = 0}).first->second;
   if (__builtin_add_overflow(need.bytes, bytes, &need.bytes)) need.bytes = UINT64_MAX;
+}
+
+void SpaceNeeds::add(FileDevice& file, uint64_t bytes) {
+  if (bytes == 0 || file.is_block_device()) return;
+  add(file.name(), bytes - std::min(bytes, surplus_bytes(file)));
 }
 
 bool SpaceNeeds::enough() const {

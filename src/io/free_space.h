@@ -32,6 +32,8 @@ uint64_t surplus_bytes(FileDevice& file);
 class SpaceNeeds {
  public:
   void add(const std::string& path, uint64_t bytes);
+  // The same for a file that is there, which may have reserved blocks (surplus_bytes(): looks at all of its extents).
+  void add(FileDevice& file, uint64_t bytes);
   bool enough() const;
   // kNoSpace: the file system, what is needed and what is there, and what can be done. Once.
   Result<void> check() const;

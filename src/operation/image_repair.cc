@@ -14,10 +14,12 @@ Result<ImageRepair> ImageRepair::open(const Layout& layout, const std::string& r
   result.repair_ = repair;
   const std::string host_path = TRY(layout.resolve(root_path));
   result.file_ = TRY(FileDevice::open(host_path, Access::kReadWrite, LockRequest::format_writer()));
-  if (!TRY(is_safe_repair(host_path, repair))) {  // it may have changed since it was looked at
+  const auto new_bytes = TRY(rehearse_safe_repair(host_path, repair));
+  if (!new_bytes) {  // it may have changed since it was looked at
     return make_error(ErrorKind::kRefused,
                       fmt::format("{} can't be mended without giving up some of it", result.shown_path_));
   }
+  result.new_bytes_ = *new_bytes;
   return result;
 }
 

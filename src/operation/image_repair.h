@@ -20,6 +20,8 @@ class ImageRepair {
 
   const std::string& path() const { return path_; }  // root path
   std::string describe() const;
+  FileDevice& file() const { return *file_; }
+  uint64_t new_bytes() const { return new_bytes_; }  // that the file takes for it, at most
   // An error where anything is wrong with the image afterwards.
   Result<void> run();
 
@@ -28,6 +30,7 @@ class ImageRepair {
   std::string path_;
   std::string shown_path_;
   check::Repair repair_ = check::Repair::kNone;
+  uint64_t new_bytes_ = 0;
   std::unique_ptr<FileDevice> file_;
 };
 

@@ -6,7 +6,12 @@ Result<MetadataEdit> MetadataEdit::begin(const MetadataStore& store, const std::
   MetadataEdit edit(store, domain);
   for (std::string& name : TRY(store.names(domain))) edit.names_.insert(std::move(name));
   MetadataStore::Listing listing = TRY(store.list(domain));
-  for (const Error& problem : listing.problems) edit.problems_.push_back(problem.message);
+  for (Error& problem : listing.problems) {
+    // What can't be understood is passed over, as libvirt does. What can't be read may be the current snapshot, or a
+    // parent: changes would tear the tree.
+    if (problem.kind == ErrorKind::kPermission || problem.kind == ErrorKind::kIo) return std::move(problem);
+    edit.problems_.push_back(problem.message);
+  }
   edit.tree_ = SnapshotTree(std::move(listing.snapshots));
   for (const std::string& problem : edit.tree_.problems()) edit.problems_.push_back(problem);
   return edit;

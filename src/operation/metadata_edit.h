@@ -16,6 +16,7 @@ namespace varve {
 
 class MetadataEdit {
  public:
+  // Documents that can't be understood are passed over (problems()); one that can't be read is an error.
   static Result<MetadataEdit> begin(const MetadataStore& store, const std::string& domain);
 
   // As it was at the beginning.

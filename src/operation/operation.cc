@@ -4,6 +4,10 @@
 
 #include <algorithm>
 
+#include "base/checked.h"
+#include "io/free_space.h"
+#include "store/write_access.h"
+
 namespace varve {
 
 Operation::Operation(Host& host, DomainLock lock, std::string domain, std::string title, std::string failure)
@@ -50,6 +54,46 @@ void Operation::remove_image(const std::string& root_path) {
 
 void Operation::remove_directory(const std::string& root_path) {
   record_.removed_directories.push_back(root_path);
+}
+
+Result<void> Operation::check() {
+  Preflight preflight(failure_);
+  WriteAccess access(host_.layout());
+  preflight.accept(access.check(Journal::record_path(record_.domain)));
+  for (const FileChange& change : record_.changes) {
+    preflight.accept(access.check(change.path, change.contents ? FileFate::kReplaced : FileFate::kRemoved));
+  }
+  for (const std::string& path : record_.removed_images) preflight.accept(access.check(path, FileFate::kRemoved));
+  for (const NewImage& image : new_images_) preflight.accept(access.check(image.path));
+  plan_.checks.emplace_back("all files and directories that change can be written");
+  preflight.accept(check_space());
+  plan_.checks.emplace_back("there is space for it");
+  return std::move(preflight).finish();
+}
+
+// An image's share is rehearsed where space is short only: its upper bound costs nothing.
+Result<void> Operation::check_space() const {
+  constexpr uint64_t kBlock = 4096;
+  const auto whole = [](uint64_t bytes) { return div_round_up(bytes, kBlock) * kBlock; };
+  const Layout& layout = host_.layout();
+  SpaceNeeds most;
+  uint64_t record = kBlock;
+  for (const FileChange& change : record_.changes) {
+    if (!change.contents) continue;
+    record += change.contents->size();
+    most.add(layout.shown(change.path), whole(change.contents->size()) + kBlock);  // and its directory's
+  }
+  most.add(layout.shown(Layout::journal_directory()), whole(record) + kBlock);
+  for (const NewImage& image : new_images_) most.add(layout.shown(image.path), whole(TRY(image.new_bytes())) + kBlock);
+  SpaceNeeds least = most;
+  for (const ImageRepair& repair : repairs_) {
+    most.add(repair.file().name(), repair.new_bytes());
+    least.add(repair.file(), repair.new_bytes());
+  }
+  for (const DiskTask& task : disks_) most.add(task.disk.host_path(), TRY(task.disk.most_new_bytes()));
+  if (most.enough()) return {};
+  for (const DiskTask& task : disks_) least.add(task.disk.file(), TRY(task.disk.new_bytes(task.change)));
+  return least.check();
 }
 
 Result<void> Operation::run() {

@@ -16,6 +16,7 @@
 #include "host/host.h"
 #include "operation/image_repair.h"
 #include "operation/plan.h"
+#include "operation/preflight.h"
 #include "store/journal_record.h"
 
 namespace varve {
@@ -48,10 +49,16 @@ class Operation {
   void remove_image(const std::string& root_path);
   void remove_directory(const std::string& root_path);
 
-  // Once. On failure before the record, nothing was changed; after it, the error says that the next command goes on.
+  // Preflight of what the steps need of the system: that every file and directory can be written, and that there is
+  // space for all of it together. Refuses with every reason; adds to the plan's checks. Nothing is changed.
+  Result<void> check();
+
+  // Once, after check(). On failure before the record, nothing was changed; after it, the error says that the next
+  // command goes on.
   Result<void> run();
 
  private:
+  Result<void> check_space() const;
   Result<void> mend_images();
   Result<void> make_images();
   Result<void> prepare();

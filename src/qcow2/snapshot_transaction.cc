@@ -407,6 +407,21 @@ Result<PreparedCommit> SnapshotTransaction::prepare() {
   return commit;
 }
 
+Result<uint64_t> SnapshotTransaction::most_new_bytes(const Image& image) {
+  const Image::State& s = *image.state_;
+  const uint64_t cluster_size = s.header.cluster_size();
+  const auto whole = [&](uint64_t bytes) { return div_round_up(bytes, cluster_size); };
+  uint64_t tables = s.header.l1_size;
+  for (const Snapshot& snapshot : s.snapshots) tables = std::max<uint64_t>(tables, snapshot.l1_size);
+  // Each of create, revert and remove may write every L2 table anew, and an L1 table.
+  uint64_t clusters = 3 * (tables + whole(tables * 8));
+  constexpr uint64_t kLargestEntry = 0x11000;  // a name of 64 KiB and what stands before it
+  clusters += whole(s.snapshot_table_bytes + 2 * kLargestEntry);
+  const uint64_t counted = div_round_up(TRY(s.file->size()), cluster_size) + clusters;
+  const uint64_t blocks = div_round_up(counted, s.header.refcounts_per_block()) + 2;
+  return (clusters + blocks + whole(blocks * 8) + s.header.refcount_table_clusters) * cluster_size;
+}
+
 Result<void> SnapshotTransaction::commit_sector(BlockDevice& file, const HeaderSector& before,
                                                 const HeaderSector& after) {
   HeaderSector now;

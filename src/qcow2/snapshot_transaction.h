@@ -62,6 +62,10 @@ class SnapshotTransaction {
   // it, either commit() or abandon() follows.
   Result<PreparedCommit> prepare();
 
+  // No transaction on the image, with one change of each kind, makes its file take more than this beyond what it takes
+  // now, in bytes: a figure that costs nothing. What one really takes, a rehearsal tells (io/rehearsal_device.h).
+  static Result<uint64_t> most_new_bytes(const Image& image);
+
   // Writes prepared.after over prepared.before and flushes, then reloads `image`. A sector that is
   // neither of the two is a conflict (kInUse): another program has written to the image. Idempotent: committing what is
   // committed does nothing. After a failure `image` still reads as before, but takes no more writes until it is opened

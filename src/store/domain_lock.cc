@@ -39,6 +39,9 @@ Result<LockFile> open_lock_file(const Layout& layout, const std::string& domain,
     file.fd = UniqueFd(::open(file.path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
     if (!file.fd && (errno == ENOENT || is_unwritable(errno))) return file;
   }
+  if (const auto& owner = layout.new_file_owner(); file.fd && owner) {
+    [[maybe_unused]] const int harmless = ::fchown(file.fd.get(), owner->user, owner->group);
+  }
   if (!file.fd) return system_error(errno, fmt::format("can't open the lock of '{}'", domain), file.path);
   return file;
 }

@@ -30,7 +30,8 @@ Result<void> apply(const Layout& layout, const FileChange& change) {
   }
   if (change.contents) {
     const std::string directory = TRY(layout.make_directories(at.directory));
-    return replace_file(directory + "/" + at.name, *change.contents, {.mode = change.mode});
+    return replace_file(directory + "/" + at.name, *change.contents,
+                        {.mode = change.mode, .owner = layout.new_file_owner()});
   }
   auto directory = layout.resolve(at.directory);
   if (!directory) {

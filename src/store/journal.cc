@@ -123,6 +123,10 @@ std::string Journal::directory() const {
   return layout_.resolve(Layout::journal_directory()).value_or(layout_.shown(Layout::journal_directory()));
 }
 
+std::string Journal::record_path(const std::string& domain) {
+  return fmt::format("{}/{}{}", Layout::journal_directory(), domain, kSuffix);
+}
+
 std::string Journal::path_of(const std::string& domain) const {
   return fmt::format("{}/{}{}", directory(), domain, kSuffix);
 }
@@ -180,9 +184,15 @@ Result<void> Journal::write(const JournalRecord& record) {
   const std::string temporary = temporary_path_of(record.domain);
   step("create the journal record's temporary file");
   {
-    // What a torn write left may be there; it is nobody's.
-    const UniqueFd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
+    // What a torn write left may be there; it is nobody's. Nor is it written into, whatever it is by now.
+    if (::unlink(temporary.c_str()) != 0 && errno != ENOENT) {
+      return system_error(errno, fmt::format("can't remove {}", temporary), temporary);
+    }
+    const UniqueFd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (!fd) return system_error(errno, fmt::format("can't write the journal record {}", temporary), temporary);
+    if (const auto& owner = layout_.new_file_owner()) {
+      [[maybe_unused]] const int harmless = ::fchown(fd.get(), owner->user, owner->group);
+    }
     step("write the journal record's temporary file");
     size_t done = 0;
     while (done < bytes.size()) {

@@ -63,7 +63,9 @@ class Journal {
   void step(std::string_view name) const {
     if (hook_) hook_(name);
   }
-  // The host path of the domain's record.
+  // The root path of a domain's record.
+  static std::string record_path(const std::string& domain);
+  // Its host path.
   std::string path_of(const std::string& domain) const;
 
  private:

@@ -133,7 +133,9 @@ Result<Layout> Layout::open(const std::string& root) {
   if (!S_ISDIR(status.st_mode)) {
     return system_error(ENOTDIR, "the host directory " + root + " cannot be used", root);
   }
-  return Layout(real.get());
+  std::optional<Owner> owner;
+  if (::geteuid() == 0 && status.st_uid != 0) owner = Owner{status.st_uid, status.st_gid};
+  return Layout(real.get(), owner);
 }
 
 std::string Layout::definition(std::string_view domain) {
@@ -195,7 +197,7 @@ Result<std::string> Layout::make_directories(std::string_view root_path, unsigne
     if (component == "..") return system_error(ENOENT, "looking for " + shown(root_path), shown(root_path));
     directory = joined(directory, component);
   }
-  TRY(varve::make_directories(directory, mode));
+  TRY(varve::make_directories(directory, mode, new_file_owner_));
   return directory;
 }
 

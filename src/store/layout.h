@@ -6,9 +6,11 @@
 // Names that are passed in have passed check_domain_name() or check_snapshot_name(). Immutable; safe from any thread.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
+#include "base/atomic_file.h"
 #include "base/result.h"
 
 namespace varve {
@@ -19,6 +21,10 @@ class Layout {
   static Result<Layout> open(const std::string& root);
 
   const std::string& root() const { return root_; }  // "/" or without a slash at the end
+
+  // Whose files are that this process makes below ROOT: what root makes on a host whose ROOT belongs to somebody else
+  // is theirs, or they could not use it. Nothing: this process's own.
+  const std::optional<Owner>& new_file_owner() const { return new_file_owner_; }
 
   // Root paths.
   static std::string definitions_directory() { return "/etc/libvirt/qemu"; }
@@ -51,8 +57,9 @@ class Layout {
   std::string shown(std::string_view root_path) const;
 
  private:
-  explicit Layout(std::string root) : root_(std::move(root)) {}
+  Layout(std::string root, std::optional<Owner> owner) : root_(std::move(root)), new_file_owner_(owner) {}
   std::string root_;
+  std::optional<Owner> new_file_owner_;
 };
 
 }  // namespace varve
