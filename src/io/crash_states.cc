@@ -114,6 +114,7 @@ class DiskHistory {
 
   std::vector<Choice> variations(const CrashOptions& options, Random& random) const {
     std::vector<Choice> result = {none(), all()};
+    if (pending_.size() <= options.all_subsets_up_to) add_all_subsets(result);
     if (options.torn && !pending_.empty()) {
       for (auto& sectors : tearings(record_.log[pending_.back()], random)) {
         Choice others = all();
@@ -132,6 +133,43 @@ class DiskHistory {
       }
     }
     return result;
+  }
+
+  void add_all_subsets(std::vector<Choice>& result) const {
+    for (size_t subset = 1; subset < size_t{1} << pending_.size(); ++subset) {
+      Choice choice;
+      for (size_t i = 0; i < pending_.size(); ++i)
+        if ((subset >> i & 1) != 0) choice.push_back({pending_[i], {}});
+      add_orders(choice, result);
+    }
+  }
+
+  // Those that overlap none of the others stay where they are.
+  void add_orders(const Choice& choice, std::vector<Choice>& result) const {
+    constexpr size_t kMostOrdered = 5;  // 120 orders
+    result.push_back(choice);
+    std::vector<size_t> places;
+    for (size_t i = 0; i < choice.size(); ++i) {
+      if (record_.log[choice[i].index].kind == kOpResize) return;
+      for (size_t k = 0; k < choice.size(); ++k) {
+        if (k == i || !overlap(choice[i], choice[k])) continue;
+        places.push_back(i);
+        break;
+      }
+    }
+    if (places.empty() || places.size() > kMostOrdered) return;
+    std::vector<size_t> order = places;
+    while (std::next_permutation(order.begin(), order.end())) {
+      Choice other = choice;
+      for (size_t i = 0; i < places.size(); ++i) other[places[i]] = choice[order[i]];
+      result.push_back(std::move(other));
+    }
+  }
+
+  bool overlap(const Applied& a, const Applied& b) const {
+    const DiskOperation& first = record_.log[a.index];
+    const DiskOperation& second = record_.log[b.index];
+    return first.offset < second.offset + second.length && second.offset < first.offset + first.length;
   }
 
   Choice random_choice(Random& random) const {

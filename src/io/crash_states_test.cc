@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <set>
 
 namespace varve {
@@ -43,7 +44,7 @@ class CrashStates : public testing::Test {
     return result;
   }
   static CrashOptions only(bool missing, bool alone, bool torn) {
-    return {.each_missing = missing, .each_alone = alone, .torn = torn, .random_states = 0};
+    return {.all_subsets_up_to = 0, .each_missing = missing, .each_alone = alone, .torn = torn, .random_states = 0};
   }
 
   std::shared_ptr<FaultControl> control_ = std::make_shared<FaultControl>();
@@ -84,6 +85,38 @@ TEST_F(CrashStates, EachOneMayBeMissingOrAlone) {
   Pictures alone = none_or_all;
   alone.insert({".b..", "..c.", "...d"});
   EXPECT_EQ(states(only(false, true, false)), alone);
+}
+
+// Against a model that knows nothing of subsets and orders: every way to pick some of the writes, one after the other.
+TEST_F(CrashStates, UpToEightUnflushedWritesComeInEverySubsetAndOrder) {
+  struct Write {
+    uint64_t sector;
+    size_t sectors;
+  };
+  const std::vector<Write> writes = {{0, 2}, {2, 1}, {1, 2}, {3, 1}, {0, 1}};
+  for (size_t i = 0; i < writes.size(); ++i) write(vda_, writes[i].sector, writes[i].sectors, static_cast<int>(i) + 1);
+  Pictures expected;
+  const std::function<void(const std::string&, unsigned)> pick = [&](const std::string& disk, unsigned used) {
+    expected.insert(disk);
+    for (size_t i = 0; i < writes.size(); ++i) {
+      if ((used >> i & 1) != 0) continue;
+      std::string next = disk;
+      next.replace(writes[i].sector, writes[i].sectors, std::string(writes[i].sectors, static_cast<char>('a' + i)));
+      pick(next, used | 1u << i);
+    }
+  };
+  pick("....", 0);
+  CrashOptions options = only(false, false, false);
+  options.all_subsets_up_to = 8;
+  EXPECT_EQ(states(options), expected);
+  EXPECT_GT(expected.size(), 30u);
+  // Eight that do not overlap have 2^8 states, and no order.
+  vda_.control().start_over();
+  for (int i = 0; i < 8; ++i) ASSERT_TRUE(vda_.write_at(static_cast<uint64_t>(i) * kSector, bytes(kSector, i + 1)));
+  EXPECT_EQ(for_each_crash_state(*control_, options, [](CrashState&) { return true; }), 256u);
+  // A ninth, and only the rest of the options counts.
+  ASSERT_TRUE(vda_.write_at(8 * kSector, bytes(kSector, 9)));
+  EXPECT_EQ(for_each_crash_state(*control_, options, [](CrashState&) { return true; }), 257u);
 }
 
 TEST_F(CrashStates, TheLastWriteMayBeTornAtSectors) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "crash/disk_state.h"
+#include "crash/examined_states.h"
 #include "crash/image_shapes.h"
 #include "io/crash_states.h"
 #include "support/process.h"
@@ -48,6 +49,7 @@ TEST_P(AmendCrash, LeavesTheOldImageOrTheNewOne) {
   if (shape.needs_qemu) REQUIRES_PROGRAM("qemu-img");
   const TempDir dir;
   const std::shared_ptr<MemoryDevice> original = shape.make(dir);
+  size_t states = 0;
   for (const Change& change : kChanges) {
     SCOPED_TRACE(change.name);
     const auto control = std::make_shared<FaultControl>();
@@ -79,7 +81,7 @@ TEST_P(AmendCrash, LeavesTheOldImageOrTheNewOne) {
     CrashOptions options;
     if (GetParam().starts_with("full_refcount"))
       options = {.each_missing = false, .each_alone = true, .torn = false, .random_states = 1};
-    for_each_crash_state(*control, options, [&](CrashState& state) {
+    states += for_each_crash_state(*control, options, [&](CrashState& state) {
       SCOPED_TRACE(state.description);
       std::vector<std::byte> found(*state.disks[0]->size());
       EXPECT_TRUE(state.disks[0]->read_at(0, found));
@@ -94,10 +96,10 @@ TEST_P(AmendCrash, LeavesTheOldImageOrTheNewOne) {
     });
     ASSERT_FALSE(testing::Test::HasFailure());
   }
+  report_examined_states(states, "amend and resize, " + GetParam());
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, AmendCrash,
-                         testing::ValuesIn([] {
+INSTANTIATE_TEST_SUITE_P(Shapes, AmendCrash, testing::ValuesIn([] {
                            std::vector<std::string> names;
                            for (const ImageShape& shape : image_shapes()) names.push_back(shape.name);
                            return names;

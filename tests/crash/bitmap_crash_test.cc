@@ -2,6 +2,7 @@
 // new ones, or none that anybody would trust. Never bitmaps that miss a write.
 #include <gtest/gtest.h>
 
+#include "crash/examined_states.h"
 #include "io/crash_states.h"
 #include "qcow2/image.h"
 #include "support/image_bytes.h"
@@ -78,6 +79,7 @@ TEST_P(BitmapCrash, StoringLeavesTheOldOnesTheNewOnesOrNone) {
     return fine && scan.errors.empty();
   });
   EXPECT_GT(states, 10u);
+  test::report_examined_states(states, "bitmaps");
   EXPECT_TRUE(same(trusted(std::shared_ptr<MemoryDevice>(file->disk().clone())), p.after));
 }
 
@@ -103,7 +105,7 @@ TEST(BitmapCrash, NoTrustedBitmapMissesAWrite) {
     ASSERT_TRUE(image->write_at(700000, std::vector<std::byte>(3000, std::byte{2})));
   }
   size_t trusted_at_all = 0;
-  for_each_crash_state(*control, {}, [&](CrashState& state) {
+  const size_t states = for_each_crash_state(*control, {}, [&](CrashState& state) {
     SCOPED_TRACE(state.description);
     const auto found = trusted(state.disks[0]);
     if (found.empty()) return true;
@@ -120,6 +122,7 @@ TEST(BitmapCrash, NoTrustedBitmapMissesAWrite) {
     return true;
   });
   EXPECT_GT(trusted_at_all, 1u);
+  test::report_examined_states(states, "bitmaps that record");
   EXPECT_EQ(trusted(std::shared_ptr<MemoryDevice>(file->disk().clone())).size(), 1u);
 }
 

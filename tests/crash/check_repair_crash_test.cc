@@ -4,6 +4,7 @@
 
 #include "base/endian.h"
 #include "check/check.h"
+#include "crash/examined_states.h"
 #include "io/crash_states.h"
 #include "io/fault_device.h"
 #include "qcow2/snapshot_transaction.h"
@@ -125,18 +126,31 @@ TEST_P(CheckRepairCrash, LosesNoDataAtAnyMoment) {
   EXPECT_GT(control->calls(kOpWrite), 0u);
   EXPECT_TRUE(scan_qcow2(contents(device.disk())).clean());
 
+  size_t interrupted = 0;
   const size_t states = for_each_crash_state(*control, {}, [&](CrashState& state) {
     SCOPED_TRACE(state.description);
     MemoryDevice& disk = *state.disks[0];
     EXPECT_EQ(all_contents(disk.clone()), expected);
-    const check::CheckResult again = repair(disk, check::Repair::kAll);
+    const auto second = std::make_shared<FaultControl>();
+    FaultDevice second_device(disk.clone(), second);
+    const check::CheckResult again = repair(second_device, check::Repair::kAll);
     EXPECT_EQ(again.tally.error, 0);
+    // The power fails in the second repair, too: at each of its writes.
+    const CrashOptions few{.all_subsets_up_to = 0, .each_missing = false, .each_alone = false, .random_states = 0};
+    interrupted += for_each_crash_state(*second, few, [&](CrashState& later) {
+      SCOPED_TRACE("second repair: " + later.description);
+      EXPECT_EQ(all_contents(later.disks[0]->clone()), expected);
+      return !HasFailure();
+    });
+    repair(disk, check::Repair::kAll);
     const Qcow2Scan scan = scan_qcow2(contents(disk));
     EXPECT_TRUE(scan.clean()) << scan.describe();
     EXPECT_EQ(all_contents(disk.clone()), expected);
     return !HasFailure();
   });
   EXPECT_GT(states, control->calls(kOpWrite));
+  report_examined_states(states, "check -r");
+  report_examined_states(interrupted, "check -r, interrupted again");
 }
 
 TEST_P(CheckRepairCrash, SurvivesADiskThatFails) {

@@ -3,9 +3,8 @@
 // and recovery itself may be cut short at each of its writes.
 #include <gtest/gtest.h>
 
-#include <cstdio>
-
 #include "crash/disk_state.h"
+#include "crash/examined_states.h"
 #include "crash/snapshot_changes.h"
 #include "io/crash_states.h"
 #include "support/process.h"
@@ -29,13 +28,15 @@ Result<void> recover(const Record& record, const std::vector<std::shared_ptr<Blo
   return {};
 }
 
-class CombinedCommitCrash : public testing::Test {
+// Three images of different shapes, all of which hold a snapshot at least.
+using Shapes = std::vector<const char*>;
+
+class CombinedCommitCrash : public testing::TestWithParam<Shapes> {
  protected:
   void SetUp() override {
     REQUIRES_PROGRAM("qemu-img");
     REQUIRES_PROGRAM("qemu-io");
-    for (const char* shape : {"made_by_qemu", "stale_copied", "compressed"})
-      before_.push_back(image_shape(shape).make(dir_));
+    for (const char* shape : GetParam()) before_.push_back(image_shape(shape).make(dir_));
   }
 
   // Three disks on one clock.
@@ -101,7 +102,7 @@ class CombinedCommitCrash : public testing::Test {
       {"create", [](SnapshotTransaction& t) { return t.create({.name = "all"}); }},
       {"revert", [](SnapshotTransaction& t) { return t.revert(0); }},
       {"delete", [](SnapshotTransaction& t) { return t.remove(std::vector<size_t>{0}); }},
-      {"rename", [](SnapshotTransaction& t) { return t.rename(1, "by another name"); }},
+      {"rename", [](SnapshotTransaction& t) { return t.rename(t.snapshots().size() - 1, "by another name"); }},
       {"create safety, revert, delete old safety", [](SnapshotTransaction& t) -> Result<void> {
          TRY(t.create({.name = "safety"}));
          TRY(t.revert(0));
@@ -109,7 +110,7 @@ class CombinedCommitCrash : public testing::Test {
        }}};
 };
 
-TEST_F(CombinedCommitCrash, PowerFailureAndRecoveryLeaveAllDisksOldOrAllNew) {
+TEST_P(CombinedCommitCrash, PowerFailureAndRecoveryLeaveAllDisksOldOrAllNew) {
   size_t states = 0;
   size_t recoveries = 0;
   for (const SnapshotChange& change : changes_) {
@@ -150,12 +151,11 @@ TEST_F(CombinedCommitCrash, PowerFailureAndRecoveryLeaveAllDisksOldOrAllNew) {
     for (const StateJudge& j : judge) j.ask_qemu(2, dir_);
     if (HasFailure()) return;
   }
-  RecordProperty("states", static_cast<int>(states + recoveries));
-  std::printf("three disks: %zu states, and %zu of interrupted recoveries (seed %llu)\n", states, recoveries,
-              static_cast<unsigned long long>(kSeed));
+  report_examined_states(states, "three disks");
+  report_examined_states(recoveries, "interrupted recoveries of three disks");
 }
 
-TEST_F(CombinedCommitCrash, AFailingDiskLeavesAllDisksOldOrAllNew) {
+TEST_P(CombinedCommitCrash, AFailingDiskLeavesAllDisksOldOrAllNew) {
   size_t states = 0;
   for (const SnapshotChange& change : changes_) {
     SCOPED_TRACE(change.name);
@@ -195,9 +195,14 @@ TEST_F(CombinedCommitCrash, AFailingDiskLeavesAllDisksOldOrAllNew) {
     }
     if (HasFailure()) return;
   }
-  RecordProperty("states", static_cast<int>(states));
-  std::printf("three disks: %zu failing calls\n", states);
+  report_examined_states(states, "failing calls of three disks");
 }
+
+INSTANTIATE_TEST_SUITE_P(Disks, CombinedCommitCrash,
+                         testing::Values(Shapes{"made_by_qemu", "stale_copied", "compressed"},
+                                         Shapes{"shared_tables", "bitmaps", "full_refcount_block"},
+                                         Shapes{"refcount_bits_8", "extended_l2", "another_size"}),
+                         [](const auto& instance) { return std::string(instance.param.front()); });
 
 }  // namespace
 }  // namespace varve::test

@@ -4,11 +4,11 @@
 // each other, so the refcounts of what is written anew and of what is let go of are the same ones.
 #include <gtest/gtest.h>
 
-#include <cstdio>
 #include <fstream>
 #include <functional>
 #include <random>
 
+#include "crash/examined_states.h"
 #include "crash/snapshot_changes.h"
 #include "crash/write_history.h"
 #include "image/convert.h"
@@ -197,7 +197,6 @@ class CompressedWriteCrash : public testing::TestWithParam<CompressedShape> {
     run_ok({"qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, dir_ / "disk.raw"});
     const std::string theirs = read_whole_file(dir_ / "disk.raw");
     EXPECT_TRUE(std::ranges::equal(contents, std::as_bytes(std::span(theirs)))) << "QEMU reads another disk";
-    ++asked_;
   }
 
   TempDir dir_;
@@ -208,7 +207,6 @@ class CompressedWriteCrash : public testing::TestWithParam<CompressedShape> {
   WriteHistory history_;
   uint64_t most_compressed_ = 0;
   size_t states_ = 0;
-  size_t asked_ = 0;
 };
 
 TEST_P(CompressedWriteCrash, WhatWasFlushedIsThereAndTheRestIsLeaks) {
@@ -220,9 +218,7 @@ TEST_P(CompressedWriteCrash, WhatWasFlushedIsThereAndTheRestIsLeaks) {
   });
   EXPECT_GT(states, 400u);
   EXPECT_GT(most_compressed_, clusters() / 3);
-  RecordProperty("states", static_cast<int>(states));
-  std::printf("compressed writes, %s: %zu states, %zu of them put before qemu-img\n", GetParam().name.c_str(), states,
-              asked_);
+  report_examined_states(states, "compressed writes, " + GetParam().name);
 }
 
 // The copy itself, by as many threads as there are; the order of its writes is their affair.
@@ -249,7 +245,7 @@ TEST_P(CompressedWriteCrash, ACopyIsThereAsFarAsItGot) {
   });
   EXPECT_GT(states, 20u);
   EXPECT_GT(most_compressed_, clusters() / 3);
-  std::printf("compressed copy, %s: %zu states\n", GetParam().name.c_str(), states);
+  report_examined_states(states, "compressed copy, " + GetParam().name);
 }
 
 // No space, half of a write done: from any moment on.

@@ -4,11 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <random>
 #include <thread>
 
 #include "crash/disk_state.h"
+#include "crash/examined_states.h"
 #include "crash/snapshot_changes.h"
 #include "crash/write_history.h"
 #include "io/crash_states.h"
@@ -173,8 +173,7 @@ class GuestWriteCrash : public testing::TestWithParam<GuestShape> {
 TEST_P(GuestWriteCrash, WhatWasFlushedIsThereAndTheRestIsLeaks) {
   // Each goes on where the one before ended, so that later ones begin with shared tables, holes and freed clusters.
   for (unsigned seed = 1; seed <= 4 && !HasFailure(); ++seed) live_and_die(seed, 25);
-  RecordProperty("states", static_cast<int>(states_));
-  std::printf("guest writes, %s: %zu states (seeds 1 to 4)\n", GetParam().name.c_str(), states_);
+  report_examined_states(states_, "guest writes, " + GetParam().name);
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -5,9 +5,11 @@
 #include <random>
 
 #include "crash/disk_state.h"
+#include "crash/examined_states.h"
 #include "image/commit.h"
 #include "image/rebase.h"
 #include "io/crash_states.h"
+#include "qcow2/snapshot_transaction.h"
 #include "support/qcow2_scan.h"
 
 namespace varve::test {
@@ -31,34 +33,67 @@ Bytes bytes_of(MemoryDevice& device) {
   return bytes;
 }
 
+// What overlay and base are like.
+struct Shape {
+  const char* name;
+  CreateOptions overlay;
+  CreateOptions base = {.size = kSize, .cluster_size = 4096};
+  bool snapshots = false;  // in both, so that their tables are shared
+  bool compressed = false;
+};
+
+std::ostream& operator<<(std::ostream& out, const Shape& shape) {
+  return out << shape.name;
+}
+
+CreateOptions over_base(CreateOptions options) {
+  options.size = kSize;
+  options.backing_file = "base";
+  options.backing_format = "qcow2";
+  return options;
+}
+
+const Shape kShapes[] = {
+    {"Standard", over_base({.cluster_size = 4096})},
+    {"ExtendedL2", over_base({.cluster_size = 16384, .extended_l2 = true})},
+    {"Version2", over_base({.version = 2, .cluster_size = 4096}), {.size = kSize, .version = 2, .cluster_size = 4096}},
+    {"SmallestClusters", over_base({.cluster_size = 512}), {.size = kSize, .cluster_size = 512}},
+    {"WideRefcounts",
+     over_base({.cluster_size = 512, .refcount_bits = 64}),
+     {.size = kSize, .cluster_size = 512, .refcount_bits = 64}},
+    {.name = "SharedTables", .overlay = over_base({.cluster_size = 4096}), .snapshots = true},
+    {.name = "Compressed", .overlay = over_base({.cluster_size = 4096}), .compressed = true},
+};
+
 // An image with data, zeroes and gaps at random places.
-std::unique_ptr<MemoryDevice> make_layer(const std::string& name, const CreateOptions& options, uint64_t seed) {
+std::unique_ptr<MemoryDevice> make_layer(const std::string& name, const CreateOptions& options, uint64_t seed,
+                                         const Shape& shape) {
   auto device = std::make_unique<MemoryDevice>(name);
   EXPECT_TRUE(Image::create(*device, options));
   const std::shared_ptr<BlockDevice> view(device.get(), [](BlockDevice*) {});
   const auto image = *Image::open(view, {.writable = true});
   std::mt19937_64 random(seed);
+  const uint64_t cluster = options.cluster_size;
   for (int i = 0; i < 8; ++i) {
     const uint64_t offset = random() % (kSize / 512) * 512;
     const uint64_t length = std::min<uint64_t>(kSize - offset, (1 + random() % 20) * 512);
-    if (i % 3 == 2)
+    if (i % 3 == 2) {
       EXPECT_TRUE(image->write_zeroes(offset, length, ZeroMode::kMayUnmap));
-    else
+    } else if (shape.compressed && i % 3 == 1) {
+      EXPECT_TRUE(image->write_compressed(offset / cluster * cluster, Bytes(cluster, static_cast<std::byte>(i))));
+    } else {
       EXPECT_TRUE(image->write_at(offset, random_bytes(random, length)));
+    }
+    if (shape.snapshots && i == 5) {
+      EXPECT_TRUE(image->flush());
+      auto transaction = qcow2::SnapshotTransaction::begin(*image);
+      EXPECT_TRUE(transaction && transaction->create({.name = "kept"}));
+      const auto prepared = transaction->prepare();
+      EXPECT_TRUE(prepared && qcow2::SnapshotTransaction::commit(*image, *prepared));
+    }
   }
   EXPECT_TRUE(image->flush());
   return device;
-}
-
-CreateOptions overlay_options(bool extended_l2) {
-  return {.size = kSize,
-          .cluster_size = extended_l2 ? uint64_t{16384} : uint64_t{4096},
-          .extended_l2 = extended_l2,
-          .backing_file = "base",
-          .backing_format = "qcow2"};
-}
-CreateOptions base_options() {
-  return {.size = kSize, .cluster_size = 4096};
 }
 
 void expect_no_errors(MemoryDevice& device) {
@@ -76,11 +111,11 @@ std::shared_ptr<Image> open_over(const std::shared_ptr<BlockDevice>& file, const
   return image;
 }
 
-class OverlayCrash : public testing::TestWithParam<bool> {};
+class OverlayCrash : public testing::TestWithParam<Shape> {};
 
 TEST_P(OverlayCrash, CommitLeavesTheOverlayShowingTheSame) {
-  const auto base_disk = make_layer("base", base_options(), 1);
-  const auto top_disk = make_layer("top", overlay_options(GetParam()), 2);
+  const auto base_disk = make_layer("base", GetParam().base, 1, GetParam());
+  const auto top_disk = make_layer("top", GetParam().overlay, 2, GetParam());
   const auto control = std::make_shared<FaultControl>();
   const auto base_file = std::make_shared<FaultDevice>(base_disk->clone(), control);
   const auto top_file = std::make_shared<FaultDevice>(top_disk->clone(), control);
@@ -105,12 +140,13 @@ TEST_P(OverlayCrash, CommitLeavesTheOverlayShowingTheSame) {
     return !testing::Test::HasFailure();
   });
   EXPECT_GT(states, 50u);
+  report_examined_states(states, std::string("commit, ") + GetParam().name);
 }
 
 TEST_P(OverlayCrash, RebaseLeavesTheOverlayShowingTheSame) {
-  const auto old_base = std::shared_ptr<MemoryDevice>(make_layer("base", base_options(), 3));
-  const auto new_base = std::shared_ptr<MemoryDevice>(make_layer("other", base_options(), 4));
-  const auto top_disk = make_layer("top", overlay_options(GetParam()), 5);
+  const auto old_base = std::shared_ptr<MemoryDevice>(make_layer("base", GetParam().base, 3, GetParam()));
+  const auto new_base = std::shared_ptr<MemoryDevice>(make_layer("other", GetParam().base, 4, GetParam()));
+  const auto top_disk = make_layer("top", GetParam().overlay, 5, GetParam());
   const auto control = std::make_shared<FaultControl>();
   const auto top_file = std::make_shared<FaultDevice>(top_disk->clone(), control);
   const std::string new_name = "a/rather/long/name/of/another/file/in/another/directory/other.qcow2";
@@ -127,7 +163,7 @@ TEST_P(OverlayCrash, RebaseLeavesTheOverlayShowingTheSame) {
     ASSERT_TRUE(top->change_backing_name(new_name, "qcow2"));
   }
   size_t with_new = 0;
-  for_each_crash_state(*control, {}, [&](CrashState& state) {
+  const size_t states = for_each_crash_state(*control, {}, [&](CrashState& state) {
     SCOPED_TRACE(state.description);
     expect_no_errors(*state.disks[0]);
     const std::shared_ptr<Image> top = open_over(state.disks[0], nullptr);
@@ -141,10 +177,11 @@ TEST_P(OverlayCrash, RebaseLeavesTheOverlayShowingTheSame) {
     return !testing::Test::HasFailure();
   });
   EXPECT_GT(with_new, 0u);
+  report_examined_states(states, std::string("rebase, ") + GetParam().name);
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, OverlayCrash, testing::Values(false, true),
-                         [](const auto& shape) { return shape.param ? "ExtendedL2" : "Standard"; });
+INSTANTIATE_TEST_SUITE_P(Shapes, OverlayCrash, testing::ValuesIn(kShapes),
+                         [](const auto& instance) { return std::string(instance.param.name); });
 
 TEST(BackingNameCrash, IsTheOldOneOrTheNewOne) {
   struct Name {

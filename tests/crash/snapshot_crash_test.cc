@@ -1,12 +1,13 @@
 // The promise of one-sector commits: whatever happens to power or disk while snapshots are created, reverted, deleted
 // or renamed, the image is afterwards exactly what it was before, or exactly what it was to become, without an error
 // and without a leak. Every write and every flush of every change is tried, on every shape of image.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include <cstdio>
 #include <optional>
 
 #include "crash/disk_state.h"
+#include "crash/examined_states.h"
 #include "crash/snapshot_changes.h"
 #include "io/crash_states.h"
 #include "support/process.h"
@@ -41,9 +42,7 @@ class SnapshotCrash : public testing::TestWithParam<std::string> {
     changes_ = changes_for(*shape_, opened.image->snapshots().size());
   }
   void TearDown() override {
-    RecordProperty("states", static_cast<int>(states_));
-    std::printf("%s: %zu states, %zu different files (seed %llu)\n", GetParam().c_str(), states_, distinct_,
-                static_cast<unsigned long long>(kSeed));
+    report_examined_states(states_, fmt::format("snapshots, {}: {} different files", GetParam(), distinct_));
   }
 
   // The image with the change made to it, undisturbed.
