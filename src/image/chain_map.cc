@@ -25,15 +25,25 @@ Result<bool> looks_preallocated(qcow2::Image& image) {
 
 }  // namespace
 
-Result<ChainMap> ChainMap::open(const OpenImage& image) {
+Result<ChainMap> ChainMap::open(const OpenImage& image, TopFilters top) {
   ChainMap map;
   for (size_t i = 0; i < image.devices().size(); ++i) {
     BlockDevice* device = image.devices()[i].get();
-    auto* qcow2 = dynamic_cast<qcow2::Image*>(device);
+    std::vector<DebugDevice*> filters;
+    BlockDevice* disk = device;
+    while (auto* filter = dynamic_cast<DebugDevice*>(disk)) {
+      filters.push_back(filter);
+      disk = filter->below().get();
+    }
+    if (i == 0 && top == TopFilters::kSkipped) {
+      filters.clear();
+      device = disk;
+    }
+    auto* qcow2 = dynamic_cast<qcow2::Image*>(disk);
     const bool holes_tell = qcow2 != nullptr && TRY(looks_preallocated(*qcow2));
     const bool has_places = image.layers()[i].format == Format::kRaw ||
                             (qcow2 != nullptr && qcow2->header().crypt_method == qcow2::CryptMethod::kNone);
-    map.layers_.push_back({device, qcow2, has_places, TRY(device->size()), holes_tell});
+    map.layers_.push_back({device, std::move(filters), qcow2, has_places, TRY(device->size()), holes_tell});
   }
   map.size_ = map.layers_.front().size;
   return map;
@@ -78,6 +88,7 @@ Result<void> ChainMap::append(size_t depth, uint64_t offset, uint64_t length, st
     }
     return {};
   }
+  for (DebugDevice* filter : layer.filters) TRY(filter->admit_block_status(offset, length));
   for (const qcow2::PlacedExtent& e : TRY(layer.qcow2->placed_extents(offset, length))) {
     ChainExtent extent{e.offset, e.length, at, true, false, false, e.compressed, e.host_offset};
     if (!layer.has_places) extent.host_offset.reset();  // what lies there is not what the guest sees

@@ -23,10 +23,13 @@ struct ChainExtent {
       host_offset;  // in the file of layer `depth`; for compressed data, as in PlacedExtent; none where it is encrypted
 };
 
+// Whether devices over the topmost format (DebugFilters::on_disk) are asked, and may fail, or what is below them.
+enum class TopFilters : uint8_t { kAsked, kSkipped };
+
 class ChainMap {
  public:
   // The image outlives the map.
-  static Result<ChainMap> open(const OpenImage& image);
+  static Result<ChainMap> open(const OpenImage& image, TopFilters top = TopFilters::kAsked);
 
   // Covers [offset, offset+length), clipped to the disk's size. Neighbours are apart where the file, or the layer
   // above, keeps them apart.
@@ -36,8 +39,9 @@ class ChainMap {
  private:
   struct Layer {
     BlockDevice* device;
-    qcow2::Image* qcow2;  // null for other formats
-    bool has_places;      // what a guest sees lies in the file as it is
+    std::vector<DebugDevice*> filters;  // over `qcow2`
+    qcow2::Image* qcow2;                // null for other formats
+    bool has_places;                    // what a guest sees lies in the file as it is
     uint64_t size;
     // The file holds much less than its clusters: tables were preallocated, and its holes tell what is data.
     bool holes_tell;

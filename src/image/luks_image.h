@@ -15,7 +15,7 @@ class LuksImage final : public BlockDevice {
  public:
   // With a passphrase the disk can be read and written; kPermission where no slot opens with it. Without one only the
   // header is looked at.
-  static Result<std::shared_ptr<LuksImage>> open(std::shared_ptr<FileDevice> file,
+  static Result<std::shared_ptr<LuksImage>> open(std::shared_ptr<BlockDevice> file,
                                                  const crypto::SecretBytes* passphrase);
 
   const crypto::LuksHeader& header() const { return header_; }  // as it was when the image was opened
@@ -36,11 +36,11 @@ class LuksImage final : public BlockDevice {
   const std::string& name() const override { return file_->name(); }
 
  private:
-  LuksImage(std::shared_ptr<FileDevice> file, crypto::LuksHeader header)
+  LuksImage(std::shared_ptr<BlockDevice> file, crypto::LuksHeader header)
       : file_(std::move(file)), header_(std::move(header)) {}
   Result<void> check_unlocked() const;
 
-  std::shared_ptr<FileDevice> file_;
+  std::shared_ptr<BlockDevice> file_;
   crypto::LuksHeader header_;
   std::unique_ptr<crypto::EncryptedDevice> disk_;  // over the whole file; null without the key
 };

@@ -121,7 +121,7 @@ Result<Measurement> measure_image(const OpenImage& image, std::optional<size_t> 
     result.required += snapshot ? TRY(snapshot_bytes(image, *snapshot, target)) : TRY(data_bytes(image, target));
   }
   const bool source_has = image.qcow2() != nullptr && image.qcow2()->header().version >= 3;
-  if (source_has && target.version >= 3) result.bitmaps = TRY(bitmap_bytes(image, target));
+  if (source_has && !image.has_disk_filter() && target.version >= 3) result.bitmaps = TRY(bitmap_bytes(image, target));
   return result;
 }
 

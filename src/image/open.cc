@@ -33,6 +33,14 @@ LockRequest lock_for(size_t layer, Format format, const OpenOptions& options) {
   return LockRequest::format_writer();
 }
 
+// Names what could not be read where it is the system that failed.
+template <typename T>
+Result<T> reading(Result<T> result, const char* what) {
+  if (!result && result.error().sys_errno != 0)
+    return std::move(result).error().context(fmt::format("Could not read {}", what));
+  return result;
+}
+
 Result<FileIdentity> id_of(const FileDevice& file) {
   struct stat st = {};
   if (::fstat(file.fd(), &st) != 0) return system_error(errno, fmt::format("cannot examine '{}'", file.name()));
@@ -63,18 +71,30 @@ Result<std::string> data_file_path(const std::string& image_path, const qcow2::H
 struct OpenLayer {
   Layer layer;
   std::shared_ptr<FileDevice> file;
-  std::shared_ptr<FileDevice> data;     // holds guest data: `file`, or an external data file
-  std::shared_ptr<qcow2::Image> qcow2;  // null for other formats
-  std::shared_ptr<LuksImage> luks;      // null for other formats
+  std::shared_ptr<FileDevice> data;      // holds guest data: `file`, or an external data file
+  std::shared_ptr<BlockDevice> storage;  // `file`, with what filters it
+  std::shared_ptr<BlockDevice> guest;    // the same for guest data
+  std::shared_ptr<qcow2::Image> qcow2;   // null for other formats
+  std::shared_ptr<LuksImage> luks;       // null for other formats
   std::shared_ptr<BlockDevice> device;
   bool probed = false;
 };
 
+void filter_file(OpenLayer& layer, const std::vector<DebugOptions>& filters) {
+  layer.storage = layer.guest = layer.file;
+  for (const DebugOptions& options : filters) {
+    auto device = std::make_shared<DebugDevice>(layer.storage, options);
+    layer.guest = std::make_shared<DebugGuestData>(device);
+    layer.storage = std::move(device);
+  }
+}
+
 // `data_file` is open, or null; `encryption` is what the user says of this layer.
-Result<std::shared_ptr<qcow2::Image>> open_qcow2(const std::shared_ptr<FileDevice>& file,
-                                                 std::shared_ptr<FileDevice> data_file, bool writable, Use use,
-                                                 const Encryption& encryption) {
+Result<std::shared_ptr<qcow2::Image>> open_qcow2(const OpenLayer& layer, std::shared_ptr<BlockDevice> data_file,
+                                                 bool writable, Use use, const Encryption& encryption) {
+  const std::shared_ptr<BlockDevice>& file = layer.storage;
   const qcow2::Header header = TRY(qcow2::read_header(*file));
+  if (!header.has_data_file() && layer.guest != layer.file) data_file = layer.guest;
   TRY(check_encryption_format(header, encryption));
   const bool needs_data = use == Use::kRead || use == Use::kWrite;
   qcow2::OpenOptions options{.writable = writable};
@@ -90,7 +110,7 @@ Result<std::shared_ptr<qcow2::Image>> open_qcow2(const std::shared_ptr<FileDevic
   return image;
 }
 
-Result<std::shared_ptr<LuksImage>> open_luks(const std::shared_ptr<FileDevice>& file, Use use,
+Result<std::shared_ptr<LuksImage>> open_luks(const std::shared_ptr<BlockDevice>& file, Use use,
                                              const Encryption& encryption) {
   const bool needs_data = use != Use::kInspect;
   if (needs_data && !encryption.passphrase)
@@ -117,11 +137,14 @@ Result<OpenLayer> open_layer(size_t index, const std::string& path, std::optiona
   result.probed = !format;
   const bool no_flush = index == 0 && options.no_flush;
   if (no_flush) result.file->ignore_flushes();
-  result.layer = {path, format ? *format : TRY(probe_format(*result.file)), TRY(id_of(*result.file))};
+  const LayerOptions none;
+  const LayerOptions& below = index <= options.below.size() && index != 0 ? options.below[index - 1] : none;
+  const Encryption& encryption = index == 0 ? options.encryption : below.encryption;
+  filter_file(result, (index == 0 ? options.filters : below.filters).on_file);
+  result.layer = {path,
+                  format ? *format : TRY(reading(probe_format(*result.storage), "image for determining its format")),
+                  TRY(id_of(*result.file))};
   TRY(result.file->relock(lock_for(index, result.layer.format, options)));
-  const Encryption none;
-  const Encryption& below = index <= options.below.size() && index != 0 ? options.below[index - 1].encryption : none;
-  const Encryption& encryption = index == 0 ? options.encryption : below;
   if (result.layer.format != Format::kQcow2 && index == 0 && options.data_file) {
     return make_error(ErrorKind::kInvalidArgument,
                       fmt::format("Block format '{}' does not support the option 'data-file.filename'",
@@ -129,16 +152,16 @@ Result<OpenLayer> open_layer(size_t index, const std::string& path, std::optiona
   }
   switch (result.layer.format) {
     case Format::kRaw:
-      result.device = std::make_shared<RawImage>(result.file);
+      result.device = std::make_shared<RawImage>(result.guest);
       return result;
     case Format::kLuks:
-      result.luks = TRY(open_luks(result.file, options.use, encryption));
+      result.luks = TRY(open_luks(result.storage, options.use, encryption));
       result.device = result.luks;
       return result;
     case Format::kQcow2:
       break;
   }
-  if (!TRY(looks_like_qcow2(*result.file))) {
+  if (!TRY(reading(looks_like_qcow2(*result.storage), "qcow2 header"))) {
     Error error = make_error(ErrorKind::kCorrupt, fmt::format("'{}' is not a qcow2 image", path));
     error.path = path;
     error.offset = 0;
@@ -146,7 +169,7 @@ Result<OpenLayer> open_layer(size_t index, const std::string& path, std::optiona
   }
   std::shared_ptr<FileDevice> data;
   if (options.use != Use::kInspect) {
-    const qcow2::Header header = TRY(qcow2::read_header(*result.file));
+    const qcow2::Header header = TRY(qcow2::read_header(*result.storage));
     const std::string data_path =
         TRY(data_file_path(path, header, index == 0 ? options.data_file : std::optional<std::string>()));
     if (!data_path.empty()) {
@@ -159,9 +182,18 @@ Result<OpenLayer> open_layer(size_t index, const std::string& path, std::optiona
       opening = path;
     }
   }
-  result.qcow2 = TRY(open_qcow2(result.file, std::move(data), writable, options.use, encryption));
+  result.qcow2 = TRY(open_qcow2(result, std::move(data), writable, options.use, encryption));
   result.device = result.qcow2;
   return result;
+}
+
+// What the layer shows, through the user's filters.
+std::shared_ptr<BlockDevice> filtered_disk(const OpenLayer& layer, size_t index, const OpenOptions& options) {
+  std::shared_ptr<BlockDevice> disk = layer.device;
+  if (index > options.below.size()) return disk;
+  const DebugFilters& filters = index == 0 ? options.filters : options.below[index - 1].filters;
+  for (const DebugOptions& filter : filters.on_disk) disk = std::make_shared<DebugDevice>(disk, filter);
+  return disk;
 }
 
 std::string chain_text(const std::vector<Layer>& layers, const std::string& last) {
@@ -197,6 +229,8 @@ Result<Layer> declared_backing(const std::string& overlay_path, const qcow2::Hea
 Result<OpenImage> open_image(const std::string& path, const OpenOptions& options, OpenFailure* failure) {
   CHECK(!options.share_with_writers || options.use == Use::kInspect || options.use == Use::kRead);
   OpenImage image;
+  image.has_filters_ = !options.filters.empty();
+  image.has_disk_filter_ = !options.filters.on_disk.empty();
   // "file:" says that a path follows, whatever it looks like.
   std::string next_path = path.starts_with("file:") ? path.substr(5) : path;
   if (path.starts_with("file:") && protocol_of(next_path)) next_path.insert(0, "./");
@@ -220,6 +254,7 @@ Result<OpenImage> open_image(const std::string& path, const OpenOptions& options
       return fail(make_error(ErrorKind::kCorrupt,
                              fmt::format("'{}' is its own backing file, directly or through others", next_path)));
     }
+    opened->device = filtered_disk(*opened, image.layers_.size(), options);
     if (above) above->set_backing(opened->device);
     image.layers_.push_back(opened->layer);
     image.devices_.push_back(opened->device);

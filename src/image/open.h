@@ -16,6 +16,7 @@
 #include "image/encryption.h"
 #include "image/format.h"
 #include "image/luks_image.h"
+#include "io/debug_device.h"
 #include "io/file_device.h"
 #include "qcow2/image.h"
 
@@ -30,11 +31,19 @@ enum class Use : uint8_t {
   kWriteMetadata,  // snapshots, bitmaps, names: no guest data is read or written, so no key is needed
 };
 
+// Devices that fail as they are told to. In both places the first lies below the others.
+struct DebugFilters {
+  std::vector<DebugOptions> on_file = {};  // below the format
+  std::vector<DebugOptions> on_disk = {};  // over it
+  bool empty() const { return on_file.empty() && on_disk.empty(); }
+};
+
 // What the user says of a layer below the top, in the place of what the header above it says.
 struct LayerOptions {
   std::optional<std::string> path = std::nullopt;
   std::optional<Format> format = std::nullopt;
   Encryption encryption = {};
+  DebugFilters filters = {};
 };
 
 struct OpenOptions {
@@ -52,6 +61,7 @@ struct OpenOptions {
   std::optional<std::string> data_file = std::nullopt;
   // Of the top image. Without a passphrase, an encrypted one opens for metadata only (Use).
   Encryption encryption = {};
+  DebugFilters filters = {};             // of the top image: the user's word, no image names them
   std::vector<LayerOptions> below = {};  // from the top's backing file on; there may be fewer or more than layers
 };
 
@@ -84,6 +94,8 @@ class OpenImage {
   const std::string& path() const { return layers_.front().path; }
   Format format() const { return layers_.front().format; }
   bool was_probed() const { return was_probed_; }
+  bool has_filters() const { return has_filters_; }  // the top layer: its files alone don't tell what it shows
+  bool has_disk_filter() const { return has_disk_filter_; }
 
   // The guest's disk, backing files shining through. Lives as long as somebody holds it.
   const std::shared_ptr<BlockDevice>& device() const { return devices_.front(); }
@@ -104,6 +116,8 @@ class OpenImage {
   std::shared_ptr<FileDevice> file_;
   std::shared_ptr<FileDevice> data_file_;
   bool was_probed_ = false;
+  bool has_filters_ = false;
+  bool has_disk_filter_ = false;
 };
 
 // Opens the image at `path` and, if options.open_backing, all below it: backing files for reading only, whatever the

@@ -4,7 +4,7 @@
 
 #include <memory>
 
-#include "io/file_device.h"
+#include "io/block_device.h"
 
 namespace varve::image {
 
@@ -12,7 +12,7 @@ inline constexpr uint64_t kSectorSize = 512;
 
 class RawImage final : public BlockDevice {
  public:
-  explicit RawImage(std::shared_ptr<FileDevice> file) : file_(std::move(file)) {}
+  explicit RawImage(std::shared_ptr<BlockDevice> file) : file_(std::move(file)) {}
 
   Result<void> read_at(uint64_t offset, std::span<std::byte> buffer) override;
   Result<void> write_at(uint64_t offset, std::span<const std::byte> data) override;
@@ -29,7 +29,7 @@ class RawImage final : public BlockDevice {
   // How much of [offset, offset+length) the file itself holds.
   Result<uint64_t> inside(uint64_t offset, uint64_t length);
 
-  std::shared_ptr<FileDevice> file_;
+  std::shared_ptr<BlockDevice> file_;
 };
 
 }  // namespace varve::image
