@@ -251,11 +251,14 @@ Result<void> run(Output& output, const ConvertRequest& request) {
   options.bytes_per_second = request.bytes_per_second;
   if (request.progress) options.progress = [&](uint64_t done, uint64_t total) { progress.update(done, total); };
   if (request.salvage) {
-    options.unreadable = [&](uint64_t offset, const Error& error) {
-      if (request.quiet) return;
-      output.error(fmt::format("warning: error while reading offset {}: {}", offset,
-                               error.sys_errno != 0 ? std::strerror(error.sys_errno) : error.message));
+    const auto warning = [&](const char* what) {
+      return [&output, what, quiet = request.quiet](uint64_t offset, const Error& error) {
+        if (quiet) return;
+        output.error(fmt::format("warning: error while reading {} {}: {}", what, offset,
+                                 error.sys_errno != 0 ? std::strerror(error.sys_errno) : error.message));
+      };
     };
+    options.salvage = {.unreadable = warning("offset"), .unknown = warning("block status at offset")};
   }
   options.interrupted = interrupted;
   const InterruptWatch watch;

@@ -54,23 +54,49 @@ Result<std::vector<Extent>> top_extents(const ConvertSource& source, uint64_t of
   return result;
 }
 
-// Extents of a source in windows, so that a petabyte's worth of them is never in memory at once.
+// Extents of a source in windows, so that a petabyte's worth of them is never in memory at once. Where a window fails
+// and is to be salvaged, smaller ones are tried, down to one sector, as qemu-img does.
 template <typename Visit>
-Result<void> for_each_extent(const ConvertSource& source, bool only_top, Visit visit) {
-  for (uint64_t offset = 0; offset < source.size; offset += kExtentWindow) {
-    const uint64_t length = std::min(kExtentWindow, source.size - offset);
-    const std::vector<Extent> extents =
-        only_top ? TRY(top_extents(source, offset, length)) : TRY(visible_extents(source.layers, offset, length));
-    for (const Extent& extent : extents) TRY(visit(extent));
+Result<void> for_each_window(const ConvertSource& source, const ConvertOptions& options, Visit visit) {
+  for (uint64_t offset = 0; offset < source.size;) {
+    uint64_t length = std::min(kExtentWindow, source.size - offset);
+    const auto extents_of_window = [&] {
+      return options.only_top_layer ? top_extents(source, offset, length)
+                                    : visible_extents(source.layers, offset, length);
+    };
+    Result<std::vector<Extent>> extents = extents_of_window();
+    while (!extents && options.salvage && length > kSectorSize) {
+      length = div_round_up(div_round_up(length, kSectorSize), 4) * kSectorSize;
+      extents = extents_of_window();
+    }
+    const bool shortened = length < std::min(kExtentWindow, source.size - offset);
+    if (!extents && options.salvage) {
+      options.salvage->unknown(offset, extents.error());
+      extents = std::vector<Extent>{{offset, length, ExtentKind::kData}};
+    }
+    if (shortened && options.compress_into != nullptr) {  // clusters are not written in parts
+      const uint64_t cluster_size = options.compress_into->header().cluster_size();
+      const bool is_part = length < cluster_size;
+      length = is_part ? std::min(cluster_size, source.size - offset) : align_down(length, cluster_size);
+      extents = is_part ? std::vector<Extent>{{offset, length, ExtentKind::kData}} : extents_of_window();
+    }
+    if (!extents) {
+      Error error = std::move(extents).error();
+      error.offset = offset;
+      return std::move(error).context(fmt::format("error while reading block status at offset {}", offset));
+    }
+    TRY(visit(*extents));
+    offset += length;
   }
   return {};
 }
 
-Result<uint64_t> data_bytes(const std::vector<ConvertSource>& sources, bool only_top) {
+Result<uint64_t> data_bytes(const std::vector<ConvertSource>& sources, const ConvertOptions& options) {
   uint64_t total = 0;
   for (const ConvertSource& source : sources) {
-    TRY(for_each_extent(source, only_top, [&](const Extent& extent) -> Result<void> {
-      if (extent.kind == ExtentKind::kData) total += extent.length;
+    TRY(for_each_window(source, options, [&](const std::vector<Extent>& extents) -> Result<void> {
+      for (const Extent& extent : extents)
+        if (extent.kind == ExtentKind::kData) total += extent.length;
       return {};
     }));
   }
@@ -120,7 +146,8 @@ class Copier {
   }
 
   Result<void> copy(const std::vector<Piece>& pieces) {
-    return for_each_in_turn(pieces.size(), copy_threads(), [&](size_t i, Turns::Turn& turn) {
+    const unsigned threads = options_.salvage ? 1 : copy_threads();
+    return for_each_in_turn(pieces.size(), threads, [&](size_t i, Turns::Turn& turn) {
       if (options_.compress_into != nullptr) turn.pass();  // those are written as they get ready
       return copy(pieces[i], turn);
     });
@@ -169,14 +196,13 @@ class Copier {
   Result<void> read(BlockDevice& device, uint64_t base, uint64_t offset, std::span<std::byte> buffer) {
     Result<void> whole = device.read_at(offset - base, buffer);
     if (whole) return whole;
-    if (!options_.unreadable) return failed("reading", offset, std::move(whole).error());
+    if (!options_.salvage) return failed("reading", offset, std::move(whole).error());
     for (uint64_t at = 0; at < buffer.size(); at += kSectorSize) {
       const auto sector = buffer.subspan(at, std::min<uint64_t>(kSectorSize, buffer.size() - at));
       const Result<void> part = device.read_at(offset - base + at, sector);
       if (part) continue;
       std::memset(sector.data(), 0, sector.size());
-      const std::scoped_lock lock(report_lock_);
-      options_.unreadable(offset + at, part.error());
+      options_.salvage->unreadable(offset - base + at, part.error());
     }
     return {};
   }
@@ -258,7 +284,7 @@ class Copier {
 
 Result<void> convert(const std::vector<ConvertSource>& sources, BlockDevice& target, const ConvertOptions& options) {
   uint64_t total = 0;
-  if (options.progress) total = TRY(data_bytes(sources, options.only_top_layer));
+  if (options.progress || options.salvage) total = TRY(data_bytes(sources, options));
   Copier copier(sources, target, options, total);
   std::vector<Piece> pieces;
   const auto copy_pieces = [&]() -> Result<void> {
@@ -268,9 +294,12 @@ Result<void> convert(const std::vector<ConvertSource>& sources, BlockDevice& tar
   };
   uint64_t base = 0;
   for (const ConvertSource& source : sources) {
-    TRY(for_each_extent(source, options.only_top_layer, [&](const Extent& extent) -> Result<void> {
-      copier.add_pieces({base + extent.offset, extent.length, extent.kind}, pieces);
-      return pieces.size() < kPiecesAtOnce ? Result<void>() : copy_pieces();
+    TRY(for_each_window(source, options, [&](const std::vector<Extent>& extents) -> Result<void> {
+      for (const Extent& extent : extents) {
+        copier.add_pieces({base + extent.offset, extent.length, extent.kind}, pieces);
+        if (pieces.size() >= kPiecesAtOnce) TRY(copy_pieces());
+      }
+      return options.salvage ? copy_pieces() : Result<void>();
     }));
     base += source.size;
   }

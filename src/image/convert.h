@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "io/block_device.h"
@@ -18,6 +19,11 @@ namespace varve::image {
 struct ConvertSource {
   std::vector<BlockDevice*> layers;
   uint64_t size = 0;  // of layers.front(), bytes
+};
+
+struct Salvage {
+  std::function<void(uint64_t offset, const Error& error)> unreadable;
+  std::function<void(uint64_t offset, const Error& error)> unknown;
 };
 
 struct ConvertOptions {
@@ -33,9 +39,10 @@ struct ConvertOptions {
   uint64_t bytes_per_second = 0;  // 0: as fast as it goes
   // Called now and then, from any thread but never from two at once; bytes of data.
   std::function<void(uint64_t done, uint64_t total)> progress = nullptr;
-  // Where it is given: sectors that can't be read become zeroes, and this is told where (in the target), never from two
-  // threads at once.
-  std::function<void(uint64_t offset, const Error& error)> unreadable = nullptr;
+  // Where it is given: sectors that can't be read become zeroes, and those of which nobody can tell whether they are
+  // data are taken for data. Each is told of, in the order of the disk, with its offset in its source; what can't be
+  // told, twice, as the sources are first looked through. One thread copies then.
+  std::optional<Salvage> salvage = std::nullopt;
   // Asked now and then: true ends the copy with kInterrupted, whose offset says how far it came: everything before is
   // copied.
   std::function<bool()> interrupted = nullptr;

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <random>
 
+#include "io/debug_device.h"
 #include "io/fault_device.h"
 #include "io/memory_device.h"
 
@@ -125,14 +126,41 @@ TEST(Convert, SalvageTellsOfWhatCantBeRead) {
   failing.control().inject({.at = 0, .kinds = kOpRead, .error = EIO, .once = true});
   MemoryDevice target("target", kMiB);
   size_t told = 0;
-  ASSERT_TRUE(convert({{{&failing}, kMiB}}, target, {.unreadable = [&](uint64_t, const Error&) { ++told; }}));
+  const Salvage salvage{.unreadable = [&](uint64_t, const Error&) { ++told; },
+                        .unknown = [](uint64_t, const Error&) {}};
+  ASSERT_TRUE(convert({{{&failing}, kMiB}}, target, {.salvage = salvage}));
   EXPECT_EQ(told, 0u);  // sector by sector everything was there
   EXPECT_EQ(contents(target), std::vector<std::byte>(kMiB, std::byte{1}));
   failing.control().clear_fault();
   failing.control().inject({.at = 0, .kinds = kOpRead, .error = EIO});
-  ASSERT_TRUE(convert({{{&failing}, kMiB}}, target, {.unreadable = [&](uint64_t, const Error&) { ++told; }}));
+  ASSERT_TRUE(convert({{{&failing}, kMiB}}, target, {.salvage = salvage}));
   EXPECT_EQ(told, kMiB / 512);
   EXPECT_EQ(contents(target), std::vector<std::byte>(kMiB));
+}
+
+// The second of eight sectors can't be mapped, the fifth can't be read.
+TEST(Convert, SalvageReadsWhatCantBeMapped) {
+  auto memory = std::make_shared<MemoryDevice>("device", 4096);
+  fill(*memory, 0, 4096, 1);
+  DebugOptions rules;
+  rules.errors = {{.kinds = kRequestBlockStatus, .error = EIO, .offset = 512},
+                  {.kinds = kRequestRead, .error = EIO, .offset = 2048}};
+  DebugDevice failing(memory, rules);
+  MemoryDevice target("target", 4096);
+  std::vector<std::string> told;
+  const auto tell = [&](const char* what) {
+    return [&told, what](uint64_t offset, const Error&) { told.push_back(fmt::format("{} {}", what, offset)); };
+  };
+  ASSERT_TRUE(convert({{{&failing}, 4096}}, target,
+                      {.salvage = Salvage{.unreadable = tell("unreadable"), .unknown = tell("unknown")}}));
+  EXPECT_EQ(told, (std::vector<std::string>{"unknown 512", "unknown 512", "unreadable 2048"}));
+  std::vector<std::byte> expected(4096, std::byte{1});
+  std::fill_n(expected.begin() + 2048, 512, std::byte{0});
+  EXPECT_EQ(contents(target), expected);
+  const Result<void> strict = convert({{{&failing}, 4096}}, target, {});
+  ASSERT_FALSE(strict);
+  EXPECT_TRUE(strict.error().message.starts_with("error while reading block status at offset 0: "))
+      << strict.error().message;
 }
 
 TEST(Convert, ReportsProgressUpToTheEnd) {
