@@ -178,6 +178,7 @@ ImageExit run(Output& output, const AmendRequest& request) {
   if (!parse_cache_mode(request.cache)) return image_failure(output, "Invalid cache option: " + request.cache);
   const Result<image::OpenImage> opened = open_source(request.path, request.source, {.use = image::Use::kWrite});
   if (!opened) return image_failure(output, opened.error());
+  if (opened->has_disk_filter()) return image_failure(output, not_amended_reason("blkdebug"));
   if (opened->format() == image::Format::kRaw || asks_for_help(*request.options))
     return print_help(output, opened->format());
   ImageOptions options(opened->format(), OptionUse::kAmend);

@@ -150,6 +150,11 @@ ImageExit run(Output& output, const BitmapRequest& request) {
         &error);
   };
 
+  if (opened->has_disk_filter()) {
+    const Error error = make_error(ErrorKind::kUnsupported, "blkdebug keeps no bitmaps; it can lie below the format");
+    return failed(request.steps.front(), error);
+  }
+
   MergeSource source;
   std::optional<image::OpenImage> source_image;
   if (request.merge_path) {

@@ -117,7 +117,8 @@ void print_json(Output& output, const std::string& name, const check::CheckResul
 }
 
 struct OpenCheck {
-  std::unique_ptr<FileDevice> file;
+  std::shared_ptr<FileDevice> file;
+  std::shared_ptr<BlockDevice> storage;  // `file`, with what filters it
   image::Format format = image::Format::kRaw;
 };
 
@@ -128,14 +129,17 @@ Result<OpenCheck> open_file(const CheckArguments& arguments) {
                                                           : Access::kReadWrite;
   OpenCheck open;
   open.file = TRY(FileDevice::open(arguments.path, access, LockRequest::none()));
-  open.format = arguments.format ? *arguments.format : TRY(image::probe_format(*open.file));
+  open.storage = open.file;
+  for (const DebugOptions& filter : arguments.filters.on_file)
+    open.storage = std::make_shared<DebugDevice>(open.storage, filter);
+  open.format = arguments.format ? *arguments.format : TRY(image::probe_format(*open.storage));
   if (!arguments.share && open.format == image::Format::kQcow2) {
     TRY(open.file->relock(writes ? LockRequest::format_writer() : LockRequest::format_reader()));
   }
   return open;
 }
 
-Result<check::CheckResult> check_once(Output& output, FileDevice& file, const CheckArguments& arguments,
+Result<check::CheckResult> check_once(Output& output, BlockDevice& file, const CheckArguments& arguments,
                                       check::Repair repair) {
   Lines lines(output);
   const check::Report report = lines.report();
@@ -169,7 +173,9 @@ Plan plan_of(const CheckArguments& arguments, const FileDevice& file, const chec
 }
 
 // Repairs in memory, and looks at what has become of the image.
-ImageExit rehearse(Output& output, const CheckArguments& arguments, FileDevice& file) {
+ImageExit rehearse(Output& output, const CheckArguments& arguments, const OpenCheck& open) {
+  FileDevice& file = *open.file;
+  BlockDevice& storage = *open.storage;
   check::RepairSummary repair;
   std::string last_line;
   const check::Report silent{.line = [&](const std::string& text) { last_line = text; },
@@ -178,14 +184,15 @@ ImageExit rehearse(Output& output, const CheckArguments& arguments, FileDevice& 
     return image_failure(output, fmt::format("Check failed: {}", error != 0 ? std::strerror(error) : why));
   };
   Result<check::CheckResult> result = check::check_image(
-      file, {.repair = arguments.repair, .progress = {}, .planned = [&](const check::RepairSummary& s) { repair = s; }},
+      storage,
+      {.repair = arguments.repair, .progress = {}, .planned = [&](const check::RepairSummary& s) { repair = s; }},
       silent);
   if (!result) return failed(result.error().sys_errno, result.error().message);
   if (result->tally.error != 0 || result->tally.check_errors != 0) return failed(result->tally.error, last_line);
   if (const auto enough = check_space(file, file.rehearsed().most_new_bytes); !enough)
     return space_failure(output, enough.error());
   Plan plan = plan_of(arguments, file, repair);
-  result = check::check_image(file, {}, silent);
+  result = check::check_image(storage, {}, silent);
   if (!result) return failed(result.error().sys_errno, result.error().message);
   const check::Tally& left = result->tally;
   if (left.error != 0 || left.check_errors != 0) return failed(left.error, last_line);
@@ -209,11 +216,11 @@ ImageExit run(Output& output, const CheckArguments& arguments) {
     const auto opened = open_source(arguments.name, arguments.source, {.use = image::Use::kRead});
     if (!opened) return image_failure(output, opened.error());
   }
-  if (open->format != image::Format::kQcow2) {
+  if (open->format != image::Format::kQcow2 || !arguments.filters.on_disk.empty()) {
     output.error("This image format does not support checks");
     return {kExitNotSupported};
   }
-  FileDevice& file = *open->file;
+  BlockDevice& file = *open->storage;
   const Result<check::Layout> layout = check::open_layout(file);
   if (!layout) return cannot_open(qemu_reason(layout.error(), arguments.path, "read"), &layout.error());
   warn_of_untrusted_bitmaps(output, *layout);
@@ -222,7 +229,7 @@ ImageExit run(Output& output, const CheckArguments& arguments) {
     output.error(error != 0 ? fmt::format("Check failed: {}", std::strerror(error)) : "Check failed");
     return ImageExit{1};
   };
-  if (file.is_rehearsal()) return rehearse(output, arguments, file);
+  if (open->file->is_rehearsal()) return rehearse(output, arguments, *open);
   Result<check::CheckResult> result = check_once(output, file, arguments, arguments.repair);
   if (!result) return failed(result.error().sys_errno != 0 ? result.error().sys_errno : EIO);
   const check::Tally first = result->tally;

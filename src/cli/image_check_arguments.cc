@@ -82,6 +82,7 @@ ParsedCheck parse_check_arguments(const ImageCall& call) {
   arguments.name = parsed.operands[0];
   arguments.path = found->path;
   arguments.format = found->format;
+  arguments.filters = found->filters;
   arguments.share = source.share;
   if (arguments.path.starts_with("file:")) arguments.path = arguments.path.substr(5);
   return result;

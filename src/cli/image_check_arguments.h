@@ -7,7 +7,7 @@
 #include "check/tally.h"
 #include "cli/image_arguments.h"
 #include "cli/image_source.h"
-#include "image/format.h"
+#include "image/open.h"
 
 namespace varve::cli {
 
@@ -16,6 +16,7 @@ struct CheckArguments {
   SourceArguments source;
   std::string path;
   std::optional<image::Format> format;
+  image::DebugFilters filters;
   check::Repair repair = check::Repair::kNone;
   bool json = false;
   bool quiet = false;

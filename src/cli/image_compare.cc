@@ -41,7 +41,11 @@ ImageExit compare(Output& output, const CompareRequest& request) {
   Result<image::Comparison> result = image::compare(images[0], images[1], options);
   if (!result) return {image_failure(output, result.error().message, &result.error()).code + 2};
   const image::Comparison& c = *result;
-  if (c.reached_end_of_shorter) say("Warning: Image size mismatch!\n");
+  const auto warn_of_size = [&] {
+    if (c.reached_end_of_shorter) say("Warning: Image size mismatch!\n");
+  };
+  const bool failed = c.failure.has_value();
+  if (!failed) warn_of_size();
   const std::string& path = request.paths[c.image];
   switch (c.kind) {
     case image::Comparison::Kind::kEqual: {
@@ -64,9 +68,11 @@ ImageExit compare(Output& output, const CompareRequest& request) {
       image_failure(output,
                     fmt::format("Error while reading offset {} of {}: {}", c.offset, path, errno_text(*c.failure)),
                     &*c.failure);
+      warn_of_size();
       return {4};
     case image::Comparison::Kind::kMapFailed:
       image_failure(output, fmt::format("Sector allocation test failed for {}", path), &*c.failure);
+      warn_of_size();
       return {3};
   }
   return {4};
@@ -76,10 +82,10 @@ ImageExit compare(Output& output, const CompareRequest& request) {
 
 ImageExit image_compare(const ImageCall& call) {
   ParsedImageArguments parsed = parse_image_arguments(call, "hf:F:T:pqsU",
-                                                            {{"help", false, 'h'},
-                                                             {"object", true, kOptionObject},
-                                                             {"image-opts", false, kOptionImageOpts},
-                                                             {"force-share", false, 'U'}});
+                                                      {{"help", false, 'h'},
+                                                       {"object", true, kOptionObject},
+                                                       {"image-opts", false, kOptionImageOpts},
+                                                       {"force-share", false, 'U'}});
   if (parsed.failed) return *parsed.failed;
   CompareRequest request;
   if (const auto ended = take_source_arguments(call, parsed, request.source)) return {ended->code * 2};

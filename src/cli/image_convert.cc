@@ -50,6 +50,10 @@ Result<std::vector<Source>> open_sources(const ConvertRequest& request) {
     if (sources.size() > 1) {
       return make_error(ErrorKind::kInvalidArgument, "No support for concatenating multiple snapshot");
     }
+    if (sources.front().image.has_disk_filter())
+      return make_error(ErrorKind::kInvalidArgument,
+                        "Failed to load snapshot: Block format 'blkdebug' used by device '' does not support "
+                        "temporarily loading internal snapshots");
     TRY(select_snapshot(sources.front(), *request.snapshot));
   }
   for (Source& source : sources) source.disk.size = TRY(source.disk.layers.front()->size());
@@ -130,7 +134,7 @@ Result<NewTarget> make_target(Output& output, const ConvertRequest& request, uin
     return make_error(ErrorKind::kInvalidArgument, not_created_reason(*request.target_format));
   }
   if (const auto protocol = image::protocol_of(request.target); protocol && *protocol != "file") {
-    return make_error(ErrorKind::kInvalidArgument, fmt::format("Unknown protocol '{}'", *protocol));
+    return make_error(ErrorKind::kInvalidArgument, not_created_by_reason(*protocol));
   }
   const ImageOptions options = TRY(target_options(request, *format, size));
   Result<void> created = create_image(output, request.target, options, request.source.objects);
@@ -161,8 +165,8 @@ Error copy_error(Error error, const std::string& target) {
 Result<bool> offload(const ConvertRequest& request, const std::vector<Source>& sources, const image::OpenImage& target,
                      uint64_t size) {
   if (sources.size() != 1 || sources[0].image.format() != image::Format::kRaw ||
-      target.format() != image::Format::kRaw || request.sparse_given || request.salvage ||
-      request.bytes_per_second != 0) {
+      target.format() != image::Format::kRaw || sources[0].image.has_filters() || request.sparse_given ||
+      request.salvage || request.bytes_per_second != 0) {
     return false;
   }
   FileDevice& from = sources[0].image.file();
@@ -175,7 +179,7 @@ Result<Plan> plan_of(const ConvertRequest& request, const std::vector<Source>& s
   const std::optional<image::Format> format = image::format_of_name(*request.target_format);
   if (!format) return make_error(ErrorKind::kInvalidArgument, not_created_reason(*request.target_format));
   if (const auto protocol = image::protocol_of(request.target); protocol && *protocol != "file")
-    return make_error(ErrorKind::kInvalidArgument, fmt::format("Unknown protocol '{}'", *protocol));
+    return make_error(ErrorKind::kInvalidArgument, not_created_by_reason(*protocol));
   Plan plan{.title = fmt::format("convert {} to {}", request.sources.front(), request.target),
             .checks = {},
             .steps = {},
@@ -186,7 +190,7 @@ Result<Plan> plan_of(const ConvertRequest& request, const std::vector<Source>& s
     arguments.objects = request.source.objects;
     arguments.dry_run = request.source.dry_run;
     const image::OpenImage target = TRY(open_source(request.target, arguments, {.use = image::Use::kWrite}));
-    if (request.compress && target.qcow2() == nullptr) return cannot_compress();
+    if (request.compress && (target.qcow2() == nullptr || target.has_disk_filter())) return cannot_compress();
     if (TRY(target.device()->size()) < size)
       return make_error(ErrorKind::kInvalidArgument, "output file is smaller than input file");
     plan.checks.push_back(fmt::format("{} can be written, and nobody uses it", request.target));
@@ -223,6 +227,8 @@ Result<void> run(Output& output, const ConvertRequest& request) {
   if (request.bitmaps) {
     if (sources.size() > 1)
       return make_error(ErrorKind::kInvalidArgument, "Copying bitmaps only possible with single source");
+    if (sources.front().image.has_disk_filter())
+      return make_error(ErrorKind::kInvalidArgument, "Source lacks bitmap support");
     bitmaps = TRY(bitmaps_to_copy(sources.front().image, request.skip_broken_bitmaps));
   }
   if (request.source.dry_run.wanted) {
@@ -237,7 +243,7 @@ Result<void> run(Output& output, const ConvertRequest& request) {
     return make_error(ErrorKind::kInvalidArgument,
                       fmt::format("Format driver '{}' does not support bitmaps", name_of(target.format())));
   }
-  if (request.compress && target.qcow2() == nullptr) return cannot_compress();
+  if (request.compress && (target.qcow2() == nullptr || target.has_disk_filter())) return cannot_compress();
   if (TRY(target.device()->size()) < size) {
     return make_error(ErrorKind::kInvalidArgument, "output file is smaller than input file");
   }

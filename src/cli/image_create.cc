@@ -115,7 +115,7 @@ ImageExit create(Output& output, const CreateRequest& request) {
   if (!format) return image_failure(output, fmt::format("{}: {}", request.path, not_created_reason(request.format)));
   const std::optional<std::string> protocol = image::protocol_of(request.path);
   if (protocol && *protocol != "file") {
-    return image_failure(output, fmt::format("{}: Unknown protocol '{}'", request.path, *protocol));
+    return image_failure(output, fmt::format("{}: {}", request.path, not_created_by_reason(*protocol)));
   }
   ImageOptions options(*format);
   Result<void> completed = complete(request, options);

@@ -77,7 +77,7 @@ ImageExit dd(Output& output, const DdRequest& request) {
     return image_failure(output, is_qemu_driver(name) ? not_created_reason(name) : "Unknown file format");
   }
   if (const auto protocol = image::protocol_of(*request.target); protocol && *protocol != "file")
-    return image_failure(output, fmt::format("Unknown protocol '{}'", *protocol));
+    return image_failure(output, not_created_by_reason(*protocol));
   const Result<uint64_t> whole = source->device()->size();
   if (!whole) return image_failure(output, fmt::format("Failed to get size for '{}'", *request.input));
   uint64_t end = *whole;

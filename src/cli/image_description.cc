@@ -138,29 +138,31 @@ void append_value(std::string& text, const std::string& label, const Json& value
 Result<Json> describe_image(const image::OpenImage& image, const std::string& name) {
   qcow2::Image* qcow2 = image.qcow2();
   const qcow2::Header* header = qcow2 != nullptr ? &qcow2->header() : nullptr;
+  // QEMU asks the topmost driver, and blkdebug knows nothing of backing files and dirty images.
+  const qcow2::Header* named = image.has_disk_filter() ? nullptr : header;
   Json json = Json::object();
   if (qcow2 != nullptr && !qcow2->snapshots().empty()) {
     Json list = Json::array();
     for (const qcow2::Snapshot& snapshot : qcow2->snapshots()) list.push_back(describe_snapshot(snapshot));
     json["snapshots"] = std::move(list);
   }
-  if (header != nullptr && header->backing_format) json["backing-filename-format"] = *header->backing_format;
+  if (named != nullptr && named->backing_format) json["backing-filename-format"] = *header->backing_format;
   json["virtual-size"] = TRY(image.device()->size());
   json["filename"] = name;
   if (header != nullptr) json["cluster-size"] = header->cluster_size();
-  json["format"] = name_of(image.format());
-  json["actual-size"] = TRY(image.file().allocated_bytes());
-  if (qcow2 != nullptr) json["format-specific"] = TRY(describe_format(*qcow2));
-  if (const image::LuksImage* luks = image.luks(); luks != nullptr)
+  json["format"] = image.has_disk_filter() ? "blkdebug" : name_of(image.format());
+  if (!image.has_filters()) json["actual-size"] = TRY(image.file().allocated_bytes());
+  if (qcow2 != nullptr && !image.has_disk_filter()) json["format-specific"] = TRY(describe_format(*qcow2));
+  if (const image::LuksImage* luks = image.luks(); luks != nullptr && !image.has_disk_filter())
     json["format-specific"] = Json{{"type", "luks"}, {"data", describe_luks(luks->header(), Place::kImage)}};
-  if (header != nullptr && header->backing_file) {
-    const bool is_file_name = image::protocol_of(*header->backing_file).has_value();
+  if (named != nullptr && named->backing_file) {
+    const bool is_file_name = image::protocol_of(*named->backing_file).has_value();
     json["full-backing-filename"] =
-        is_file_name ? *header->backing_file : image::resolve_backing_name(image.path(), *header->backing_file);
+        is_file_name ? *named->backing_file : image::resolve_backing_name(image.path(), *named->backing_file);
   }
   const bool encrypted_qcow2 = header != nullptr && header->crypt_method != qcow2::CryptMethod::kNone;
   if (encrypted_qcow2 || image.luks() != nullptr) json["encrypted"] = true;
-  if (header != nullptr && header->backing_file) json["backing-filename"] = *header->backing_file;
+  if (named != nullptr && named->backing_file) json["backing-filename"] = *named->backing_file;
   json["dirty-flag"] = header != nullptr && header->is_dirty();
   return json;
 }
@@ -169,9 +171,10 @@ Result<std::string> image_text(const image::OpenImage& image, const std::string&
   const Json json = TRY(describe_image(image, name));
   const auto text_of = [&](const char* key) { return json.at(key).get<std::string>(); };
   const auto virtual_size = json.at("virtual-size").get<uint64_t>();
-  std::string text = fmt::format("image: {}\nfile format: {}\nvirtual size: {} ({} bytes)\ndisk size: {}\n",
-                                 text_of("filename"), text_of("format"), format_size(virtual_size), virtual_size,
-                                 format_size(json.at("actual-size").get<uint64_t>()));
+  std::string text =
+      fmt::format("image: {}\nfile format: {}\nvirtual size: {} ({} bytes)\ndisk size: {}\n", text_of("filename"),
+                  text_of("format"), format_size(virtual_size), virtual_size,
+                  json.contains("actual-size") ? format_size(json.at("actual-size").get<uint64_t>()) : "unavailable");
   if (json.contains("encrypted")) text += "encrypted: yes\n";
   if (json.contains("cluster-size")) text += fmt::format("cluster_size: {}\n", json.at("cluster-size").get<uint64_t>());
   if (json.at("dirty-flag").get<bool>()) text += "cleanly shut down: no\n";

@@ -50,6 +50,9 @@ std::optional<std::string> verdict_of_qemu(const image::OpenFailure& failure) {
 
 std::string qemu_reason(const Error& error, const std::string& path, const char* doing) {
   if (error.kind == ErrorKind::kInUse) return qemu_lock_reason(error, path);
+  // A part of the file that could not be read is named as QEMU names it (image/open.cc).
+  if (error.sys_errno != 0 && error.message.starts_with("Could not read "))
+    return error.message.substr(0, error.message.find(": ") + 2) + std::strerror(error.sys_errno);
   if (error.sys_errno != 0) return fmt::format("Could not {} '{}': {}", doing, path, std::strerror(error.sys_errno));
   if (is_no_qcow2(error, path)) return "Image is not in qcow2 format";
   // Ours begin with the file's name, which the caller says anyhow.

@@ -38,8 +38,7 @@ std::optional<std::vector<image::OpenImage>> open_all(Output& output, const Info
   std::string path = request.path;
   SourceArguments source = request.source;
   for (;;) {
-    Result<image::OpenImage> opened =
-        open_source(path, source, {.use = image::Use::kInspect, .open_backing = false});
+    Result<image::OpenImage> opened = open_source(path, source, {.use = image::Use::kInspect, .open_backing = false});
     if (!opened) {
       image_failure(output, opened.error());
       return std::nullopt;
@@ -85,7 +84,8 @@ ImageExit print_info(Output& output, const InfoRequest& request) {
   for (const image::OpenImage& image : *images) {
     std::string name = image.path();
     const auto source = find_source(request.path, request.source);
-    if (&image == images->data() && source && source->key_secret) name = shown_name(*source, image.format());
+    if (&image == images->data() && source && (source->key_secret || image.has_filters()))
+      name = node_of(*source, image.format()).text();
     if (request.json) {
       Result<nlohmann::ordered_json> document = describe_image(image, name);
       if (!document) {
@@ -115,13 +115,13 @@ ImageExit print_info(Output& output, const InfoRequest& request) {
 
 ImageExit image_info(const ImageCall& call) {
   ParsedImageArguments parsed = parse_image_arguments(call, "hf:U",
-                                                            {{"help", false, 'h'},
-                                                             {"format", true, 'f'},
-                                                             {"output", true, kOptionOutput},
-                                                             {"backing-chain", false, kOptionBackingChain},
-                                                             {"object", true, kOptionObject},
-                                                             {"image-opts", false, kOptionImageOpts},
-                                                             {"force-share", false, 'U'}});
+                                                      {{"help", false, 'h'},
+                                                       {"format", true, 'f'},
+                                                       {"output", true, kOptionOutput},
+                                                       {"backing-chain", false, kOptionBackingChain},
+                                                       {"object", true, kOptionObject},
+                                                       {"image-opts", false, kOptionImageOpts},
+                                                       {"force-share", false, 'U'}});
   if (parsed.failed) return *parsed.failed;
   InfoRequest request;
   if (const auto ended = take_source_arguments(call, parsed, request.source)) return *ended;

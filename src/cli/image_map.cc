@@ -29,7 +29,8 @@ std::string hexadecimal(uint64_t number) {
 // Prints the map as it comes, neighbours that nothing tells apart as one.
 class MapPrinter {
  public:
-  MapPrinter(Output& output, const image::OpenImage& image, bool json) : output_(output), image_(image), json_(json) {}
+  MapPrinter(Output& output, const image::OpenImage& image, std::string top_name, bool json)
+      : output_(output), image_(image), top_name_(std::move(top_name)), json_(json) {}
 
   void begin() { text_ = json_ ? "[" : fmt::format("{:<16}{:<16}{:<16}{}\n", "Offset", "Length", "Mapped to", "File"); }
 
@@ -67,7 +68,7 @@ class MapPrinter {
 
   const std::string& file_of(uint32_t depth) const {
     const image::Layer& layer = image_.layers()[depth];
-    return layer.data_path ? *layer.data_path : layer.path;
+    return layer.data_path ? *layer.data_path : depth == 0 ? top_name_ : layer.path;
   }
 
   bool print(const image::ChainExtent& e, bool last) {
@@ -93,6 +94,7 @@ class MapPrinter {
 
   Output& output_;
   const image::OpenImage& image_;
+  std::string top_name_;  // of the file of the uppermost layer
   bool json_;
   std::string text_;
   std::optional<image::ChainExtent> pending_;
@@ -105,9 +107,12 @@ ImageExit map(Output& output, const MapRequest& request) {
     const std::string reason = output.program() == "varve" ? error.message : errno_text(error);
     return image_failure(output, fmt::format("Could not read file metadata: {}", reason), &error);
   };
-  MapPrinter printer(output, *image, request.json);
+  const auto source = find_source(request.path, request.source);
+  // Of a raw image QEMU names the file below blkdebug.
+  const bool filtered = source && !source->filters.on_file.empty() && image->format() != image::Format::kRaw;
+  MapPrinter printer(output, *image, filtered ? source->file_node->text() : image->path(), request.json);
   printer.begin();
-  Result<image::ChainMap> map = image::ChainMap::open(*image);
+  Result<image::ChainMap> map = image::ChainMap::open(*image, image::TopFilters::kSkipped);
   if (!map) return unreadable(map.error());
   uint64_t end = map->size();
   if (request.max_length) end = std::min(end, request.start + std::min(*request.max_length, end));
@@ -134,14 +139,14 @@ ImageExit map(Output& output, const MapRequest& request) {
 
 ImageExit image_map(const ImageCall& call) {
   ParsedImageArguments parsed = parse_image_arguments(call, "f:s:l:hU",
-                                                            {{"help", false, 'h'},
-                                                             {"format", true, 'f'},
-                                                             {"output", true, kOptionOutput},
-                                                             {"object", true, kOptionObject},
-                                                             {"image-opts", false, kOptionImageOpts},
-                                                             {"force-share", false, 'U'},
-                                                             {"start-offset", true, 's'},
-                                                             {"max-length", true, 'l'}});
+                                                      {{"help", false, 'h'},
+                                                       {"format", true, 'f'},
+                                                       {"output", true, kOptionOutput},
+                                                       {"object", true, kOptionObject},
+                                                       {"image-opts", false, kOptionImageOpts},
+                                                       {"force-share", false, 'U'},
+                                                       {"start-offset", true, 's'},
+                                                       {"max-length", true, 'l'}});
   if (parsed.failed) return *parsed.failed;
   MapRequest request;
   if (const auto ended = take_source_arguments(call, parsed, request.source)) return *ended;

@@ -12,6 +12,7 @@
 #include <span>
 
 #include "base/units.h"
+#include "cli/debug_options.h"
 #include "cli/dirty_image.h"
 #include "cli/image_command.h"
 #include "cli/image_errors.h"
@@ -24,32 +25,6 @@ namespace varve::cli {
 
 namespace {
 
-using KeyValues = std::vector<std::pair<std::string, std::string>>;
-
-// What tunes QEMU's own caches and threads: of no effect here, and no reason to refuse.
-constexpr std::array kIgnored = {"aio",
-                                 "auto-read-only",
-                                 "cache.direct",
-                                 "cache.no-flush",
-                                 "cache.writeback",
-                                 "cache-size",
-                                 "cache-clean-interval",
-                                 "detect-zeroes",
-                                 "discard",
-                                 "l2-cache-entry-size",
-                                 "l2-cache-size",
-                                 "lazy-refcounts",
-                                 "locking",
-                                 "node-name",
-                                 "overlap-check",
-                                 "read-only",
-                                 "refcount-cache-size",
-                                 "overlap-check.template",
-                                 "pass-discard-other",
-                                 "pass-discard-request",
-                                 "pass-discard-snapshot",
-                                 "force-share"};
-
 constexpr std::array<std::string_view, 7> kSecretProperties = {"qom-type", "id",    "data", "file",
                                                                "format",   "keyid", "iv"};
 
@@ -57,15 +32,16 @@ Error invalid(std::string message) {
   return make_error(ErrorKind::kInvalidArgument, std::move(message));
 }
 
-void flatten(const nlohmann::json& json, const std::string& prefix, KeyValues& result) {
+void flatten(const nlohmann::json& json, const std::string& prefix, SourceOptions& result) {
   for (const auto& [key, value] : json.items()) {
     const std::string name = prefix.empty() ? key : prefix + "." + key;
     if (value.is_structured()) {
       flatten(value, name, result);
+    } else if (value.is_string()) {
+      const auto text = value.get<std::string>();
+      result.push_back({name, text, qemu_json_string(text)});
     } else {
-      result.emplace_back(name, value.is_string()    ? value.get<std::string>()
-                                : value.is_boolean() ? (value.get<bool>() ? "on" : "off")
-                                                     : value.dump());
+      result.push_back({name, value.is_boolean() ? (value.get<bool>() ? "on" : "off") : value.dump(), value.dump()});
     }
   }
 }
@@ -91,11 +67,11 @@ std::string double_quoted(const std::string& text) {
   return result;
 }
 
-Result<KeyValues> parse_json_name(const std::string& text) {
+Result<SourceOptions> parse_json_name(const std::string& text) {
   const nlohmann::json json = nlohmann::json::parse(double_quoted(text), nullptr, false);
   if (json.is_discarded()) return invalid("Could not parse the JSON options");
   if (!json.is_object()) return invalid("Invalid JSON object given");
-  KeyValues result;
+  SourceOptions result;
   flatten(json, "", result);
   return result;
 }
@@ -120,22 +96,6 @@ Result<crypto::SecretBytes> read_secret(const std::string& path) {
   return secret;
 }
 
-constexpr std::string_view kBelow = "backing.";
-
-// "backing.…" without that word; `options` keep the others.
-KeyValues take_below(KeyValues& options) {
-  KeyValues below;
-  KeyValues own;
-  for (auto& [key, value] : options) {
-    if (key.starts_with(kBelow))
-      below.emplace_back(key.substr(kBelow.size()), value);
-    else
-      own.emplace_back(key, value);
-  }
-  options = std::move(own);
-  return below;
-}
-
 Error unknown_to_protocol(const std::string& protocol, const std::string& option) {
   return invalid(fmt::format("Block protocol '{}' doesn't support the option '{}'", protocol, option));
 }
@@ -145,91 +105,159 @@ Error unknown_to_format(const std::string& format, const std::string& option) {
 }
 
 // driver=null-co,size=…: what is read from it is zeroes whether it is asked for or not.
-Result<void> apply_null_options(const KeyValues& options, const std::string& driver, ImageSource& source) {
+Result<NodeName> apply_null_options(const SourceOptions& options, const std::string& driver, ImageSource& source) {
   constexpr uint64_t kDefaultSize = uint64_t{1} << 30;
-  source.format = image::Format::kRaw;
   source.null_size = kDefaultSize;
-  for (const auto& [key, value] : options) {
+  for (const auto& [key, value, json] : options) {
     if (key == "size") {
       const Result<uint64_t> size = parse_size(value);
       if (!size) return invalid("Parameter 'size' expects a non-negative number below 2^64");
       source.null_size = *size;
     } else if (key == "read-zeroes" && value != "on" && value != "off") {
       return invalid("Parameter 'read-zeroes' expects 'on' or 'off'");
-    } else if (key != "driver" && key != "read-zeroes" && key != "latency-ns" &&
-               std::ranges::find(kIgnored, key) == kIgnored.end()) {
+    } else if (key != "driver" && key != "read-zeroes" && key != "latency-ns" && !is_tuning_option(key)) {
       return unknown_to_protocol(driver, key);
     }
   }
+  return null_node(driver, options);
+}
+
+Result<SourceOptions> named_options(const std::string& name);
+
+// What blkdebug lies upon: options of its own (image.…), or a name of any kind.
+Result<SourceOptions> take_image_options(SourceOptions& options) {
+  SourceOptions image = take_prefixed(options, "image.");
+  if (const auto reference = value_of(options, "image"))
+    return invalid(fmt::format("Cannot find device='{0}' nor node-name='{0}'", *reference));
+  const auto name = value_of(take_prefixed(options, "x-image"), "");
+  if (name && image.empty()) return named_options(*name);
+  if (image.empty()) return invalid("A block device must be specified for \"image\"");
+  return image;
+}
+
+// Where the bytes of an image are: a file, or blkdebug over one.
+Result<NodeName> apply_protocol(SourceOptions options, ImageSource& source) {
+  const std::string driver = value_of(options, "driver").value_or("file");
+  if (driver == "blkdebug") {
+    const SourceOptions image = TRY(take_image_options(options));
+    DebugOptions filter = TRY(parse_debug_options(options));
+    const NodeName below = TRY(apply_protocol(image, source));
+    if (source.path.empty() && !source.null_size) return invalid("The 'file' block driver requires a file name");
+    source.filters.on_file.push_back(std::move(filter));
+    return debug_node(below, options);
+  }
+  if (driver == "null-co" || driver == "null-aio") return apply_null_options(options, driver, source);
+  if (driver == "raw") {  // what it shows is what the file has
+    const NodeName file = TRY(apply_protocol(take_prefixed(options, "file."), source));
+    return format_node(driver, file, {});
+  }
+  if (driver != "file" && driver != "host_device") return invalid(fmt::format("Unknown driver '{}'", driver));
+  for (const auto& [key, value, json] : options) {
+    if (key == "filename")
+      source.path = value;
+    else if (key != "driver" && !is_tuning_option(key))
+      return unknown_to_protocol(driver, key);
+  }
+  return file_node(source.path.starts_with("file:") ? source.path.substr(5) : source.path);
+}
+
+Result<void> apply_options(SourceOptions options, ImageSource& source);
+
+// blkdebug over all of an image, or over a file that has no format then.
+Result<void> apply_disk_filter(SourceOptions options, ImageSource& source) {
+  SourceOptions image = TRY(take_image_options(options));
+  DebugOptions filter = TRY(parse_debug_options(options));
+  const std::optional<std::string> driver = value_of(image, "driver");
+  if (driver == "blkdebug" || (driver && image::format_of_name(*driver))) {
+    TRY(apply_options(std::move(image), source));
+    source.disk_node = debug_node(node_of(source, *source.format), options);
+  } else {
+    const NodeName file = TRY(apply_protocol(std::move(image), source));
+    if (source.path.empty() && !source.null_size) return invalid("The 'file' block driver requires a file name");
+    source.format = image::Format::kRaw;
+    source.disk_node = debug_node(file, options);
+  }
+  source.filters.on_disk.push_back(std::move(filter));
   return {};
 }
 
-Result<void> apply_options(KeyValues options, ImageSource& source) {
-  if (const auto driver = std::ranges::find(options, "driver", &KeyValues::value_type::first);
-      driver != options.end() && (driver->second == "null-co" || driver->second == "null-aio") && !source.name.empty())
-    return apply_null_options(options, driver->second, source);
-  const KeyValues below = take_below(options);
-  std::optional<std::string> driver;
-  std::string protocol = "file";
-  for (const auto& [key, value] : options)
-    if (key == "driver") driver = value;
-  const bool is_file = driver == "file";
-  if (driver && !is_file) {
-    source.format = image::format_of_name(*driver);
-    if (!source.format) return invalid(fmt::format("Unknown driver '{}'", *driver));
-  }
+Result<void> apply_below(SourceOptions options, ImageSource& source) {
+  if (options.empty()) return {};
+  ImageSource next;
+  TRY(apply_options(std::move(options), next));
+  if (next.null_size) return invalid("Unknown driver 'null-co'");  // there is only one such disk, at the top
+  std::vector<ImageSource> deeper = std::move(next.below);
+  next.below.clear();
+  source.below.push_back(std::move(next));
+  for (ImageSource& s : deeper) source.below.push_back(std::move(s));
+  return {};
+}
+
+Result<void> apply_options(SourceOptions options, ImageSource& source) {
+  const std::optional<std::string> driver = value_of(options, "driver");
+  if (driver == "blkdebug") return apply_disk_filter(std::move(options), source);
+  const bool is_null = driver == "null-co" || driver == "null-aio";
+  const bool is_file = driver == "file" || (is_null && !source.name.empty());
+  source.format = is_file || !driver ? source.format : image::format_of_name(*driver);
   if (is_file) source.format = image::Format::kRaw;
-  const bool may_be_qcow2 = source.format.value_or(image::Format::kQcow2) == image::Format::kQcow2;
-  const bool may_be_luks = source.format.value_or(image::Format::kLuks) == image::Format::kLuks;
-  for (const auto& [key, value] : options) {
-    const bool of_file = key.starts_with("file.");
-    const std::string name = of_file ? key.substr(5) : key;
-    if (key == "driver") continue;
-    if (name == "filename" && of_file != is_file) {
-      source.path = value;
-    } else if (name == "driver" && of_file) {
-      protocol = value;
-    } else if (key == "data-file.filename" && may_be_qcow2) {
-      source.data_file = value;
-    } else if (key == "data-file.driver" && (value == "file" || value == "host_device")) {
-    } else if ((key == "encrypt.key-secret" && may_be_qcow2) || (key == "key-secret" && may_be_luks)) {
-      source.key_secret = value;
-    } else if (key == "encrypt.format" && may_be_qcow2) {
-      source.encryption_format = value;
-    } else if (std::ranges::find(kIgnored, name) == kIgnored.end()) {
-      return is_file || of_file ? unknown_to_protocol(is_file ? "file" : protocol, name)
-                                : unknown_to_format(driver.value_or("raw"), name);
+  if (driver && !source.format) return invalid(fmt::format("Unknown driver '{}'", *driver));
+  if (is_file) {
+    source.file_node = TRY(apply_protocol(std::move(options), source));
+  } else {
+    SourceOptions below = take_prefixed(options, "backing.");
+    SourceOptions file = take_prefixed(options, "file.");
+    const bool may_be_qcow2 = source.format.value_or(image::Format::kQcow2) == image::Format::kQcow2;
+    const bool may_be_luks = source.format.value_or(image::Format::kLuks) == image::Format::kLuks;
+    for (const auto& [key, value, json] : options) {
+      if (key == "data-file.filename" && may_be_qcow2) {
+        source.data_file = value;
+      } else if (key == "data-file.driver" && (value == "file" || value == "host_device")) {
+      } else if ((key == "encrypt.key-secret" && may_be_qcow2) || (key == "key-secret" && may_be_luks)) {
+        source.key_secret = value;
+      } else if (key == "encrypt.format" && may_be_qcow2) {
+        source.encryption_format = value;
+      } else if (key != "driver" && !is_tuning_option(key)) {
+        return unknown_to_format(driver.value_or("raw"), key);
+      }
     }
+    if (!file.empty()) source.file_node = TRY(apply_protocol(std::move(file), source));
+    if (!may_be_qcow2 && !below.empty())
+      return unknown_to_format(name_of(*source.format), "backing." + below.front().key);
+    TRY(apply_below(std::move(below), source));
   }
-  if (protocol != "file" && protocol != "host_device") return invalid(fmt::format("Unknown driver '{}'", protocol));
-  if (!below.empty()) {
-    if (!may_be_qcow2) return unknown_to_format(name_of(*source.format), "backing." + below.front().first);
-    ImageSource next;
-    TRY(apply_options(below, next));
-    std::vector<ImageSource> deeper = std::move(next.below);
-    next.below.clear();
-    source.below.push_back(std::move(next));
-    for (ImageSource& s : deeper) source.below.push_back(std::move(s));
-  }
-  if (source.path.empty() && !source.name.empty()) {
+  if (source.path.empty() && !source.null_size && !source.name.empty()) {
     if (is_file) return invalid("The 'file' block driver requires a file name");
     return invalid("A block device must be specified for \"file\"");
   }
   return {};
 }
 
+// The options that a name stands for: a json: name has its own, the others are a path or begin with a protocol.
+Result<SourceOptions> named_options(const std::string& name) {
+  if (name.starts_with("json:")) return parse_json_name(name.substr(5));
+  constexpr std::string_view kDebug = "blkdebug:";
+  if (!name.starts_with(kDebug)) return SourceOptions{{"filename", name, qemu_json_string(name)}};
+  const size_t colon = name.find(':', kDebug.size());
+  if (colon == std::string::npos) return invalid("blkdebug requires both config file and image path");
+  const std::string config = name.substr(kDebug.size(), colon - kDebug.size());
+  SourceOptions options = {{"driver", "blkdebug", "\"blkdebug\""}, {"x-image", name.substr(colon + 1), ""}};
+  if (!config.empty()) options.push_back({"config", config, qemu_json_string(config)});
+  return options;
+}
+
 }  // namespace
 
-Result<KeyValues> parse_key_values(const std::string& text, const std::string& implied) {
-  KeyValues result;
+Result<SourceOptions> parse_key_values(const std::string& text, const std::string& implied) {
+  SourceOptions result;
   std::string element;
   const auto take = [&]() -> Result<void> {
     const size_t equals = element.find('=');
     if (equals != std::string::npos) {
       if (equals == 0) return invalid(fmt::format("Invalid parameter '{}'", element));
-      result.emplace_back(element.substr(0, equals), element.substr(equals + 1));
+      const std::string value = element.substr(equals + 1);
+      result.push_back({element.substr(0, equals), value, qemu_json_string(value)});
     } else if (result.empty() && !implied.empty()) {
-      result.emplace_back(implied, element);
+      result.push_back({implied, element, qemu_json_string(element)});
     } else {
       return invalid(fmt::format("Expected '=' after parameter '{}'", element));
     }
@@ -253,7 +281,7 @@ Result<KeyValues> parse_key_values(const std::string& text, const std::string& i
 Result<void> ImageObjects::add(const std::string& text) {
   std::map<std::string, std::string> members;
   const bool is_json = text.starts_with("{");
-  for (auto& [key, value] : TRY(is_json ? parse_json_name(text) : parse_key_values(text, "qom-type")))
+  for (const auto& [key, value, json] : TRY(is_json ? parse_json_name(text) : parse_key_values(text, "qom-type")))
     members[key] = value;
   const std::string type = members["qom-type"];
   if (type.empty()) return invalid("Parameter 'qom-type' is missing");
@@ -315,13 +343,14 @@ Result<std::shared_ptr<const crypto::SecretBytes>> ImageObjects::passphrase(cons
   return secret;
 }
 
-std::string shown_name(const ImageSource& source, image::Format format) {
-  if (!source.key_secret) return source.path;
-  const std::string file = fmt::format(R"("driver": "{}", "file": {{"driver": "file", "filename": {}}})",
-                                       name_of(format), qemu_json_string(source.path));
-  const std::string secret = qemu_json_string(*source.key_secret);
-  if (format == image::Format::kLuks) return fmt::format(R"(json:{{{}, "key-secret": {}}})", file, secret);
-  return fmt::format(R"(json:{{"encrypt.key-secret": {}, {}}})", secret, file);
+NodeName node_of(const ImageSource& source, image::Format format) {
+  if (source.disk_node) return *source.disk_node;
+  SourceOptions options;
+  if (source.key_secret) {
+    const char* key = format == image::Format::kLuks ? "key-secret" : "encrypt.key-secret";
+    options.push_back({key, *source.key_secret, qemu_json_string(*source.key_secret)});
+  }
+  return format_node(name_of(format), source.file_node ? *source.file_node : file_node(source.path), options);
 }
 
 Result<void> apply_encryption(const ImageSource& source, const ImageObjects& objects, image::OpenOptions& options) {
@@ -333,8 +362,10 @@ Result<void> apply_encryption(const ImageSource& source, const ImageObjects& obj
   };
   options.encryption = TRY(encryption_of(source));
   for (const ImageSource& s : source.below) {
-    image::LayerOptions layer{.path = std::nullopt, .format = s.format, .encryption = TRY(encryption_of(s))};
+    image::LayerOptions layer{
+        .path = std::nullopt, .format = s.format, .encryption = TRY(encryption_of(s)), .filters = {}};
     if (!s.path.empty()) layer.path = s.path;
+    layer.filters = s.filters;
     options.below.push_back(std::move(layer));
   }
   return {};
@@ -381,8 +412,17 @@ Result<ImageSource> find_source(const std::string& word, const SourceArguments& 
   if (arguments.format && !(source.format = image::format_of_name(*arguments.format)))
     return invalid(fmt::format("Could not open '{}': Unknown driver '{}'", word, *arguments.format));
   const bool is_json = word.starts_with("json:");
-  if (!arguments.image_opts && !is_json) return source;
-  Result<KeyValues> options = is_json ? parse_json_name(word.substr(5)) : parse_key_values(word, "");
+  if (!arguments.image_opts && !is_json) {
+    if (!word.starts_with("blkdebug:")) return source;
+    source.path.clear();
+    Result<SourceOptions> options = named_options(word);
+    if (!options) return cannot(options.error());
+    Result<NodeName> node = apply_protocol(*options, source);
+    if (!node) return cannot(node.error());
+    source.file_node = *node;
+    return source;
+  }
+  Result<SourceOptions> options = is_json ? parse_json_name(word.substr(5)) : parse_key_values(word, "");
   if (!options) return arguments.image_opts && !is_json ? options.error() : cannot(options.error());
   source.path.clear();
   if (Result<void> applied = apply_options(*options, source); !applied) return cannot(applied.error());
@@ -399,6 +439,7 @@ Result<image::OpenImage> open_source(const std::string& word, const SourceArgume
   options.data_file = source.data_file;
   options.share_with_writers = arguments.share;
   options.rehearse = arguments.dry_run.wanted;
+  options.filters = source.filters;
   if (Result<void> applied = apply_encryption(source, arguments.objects, options); !applied)
     return invalid(fmt::format("Could not open '{}': {}", word, applied.error().message));
   image::OpenFailure failure;
@@ -406,7 +447,7 @@ Result<image::OpenImage> open_source(const std::string& word, const SourceArgume
   if (source.null_size) null.emplace(TRY(NullDevice::make(*source.null_size)));
   const std::string path = null ? null->path() : source.path;
   Result<image::OpenImage> opened = image::open_image(path, options, &failure);
-  if (!opened && failure.layer == 0 && writes && failure.cause->kind == ErrorKind::kCorrupt &&
+  if (!opened && failure.layer == 0 && writes && source.filters.empty() && failure.cause->kind == ErrorKind::kCorrupt &&
       source.format.value_or(image::Format::kQcow2) == image::Format::kQcow2 && is_dirty_image(source.path)) {
     if (arguments.dry_run.wanted)
       return make_error(

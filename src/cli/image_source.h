@@ -1,5 +1,6 @@
-// The image that a command line names: a path, `json:{…}`, or with --image-opts a list driver=…,file.filename=…; and
-// the objects (secrets) that it may refer to. All verbs of `varve image` read theirs here.
+// The image that a command line names: a path, `json:{…}`, `blkdebug:RULES:IMAGE`, or with --image-opts a list
+// driver=…,file.filename=…; and the objects (secrets) that it may refer to. All verbs of `varve image` read theirs
+// here.
 //
 // The user's own words are trusted as the user is. What images name (backing files, data files) does not come here.
 #pragma once
@@ -13,8 +14,9 @@
 
 #include "base/result.h"
 #include "cli/image_arguments.h"
+#include "cli/node_name.h"
+#include "cli/source_option.h"
 #include "crypto/secret_bytes.h"
-
 #include "image/open.h"
 
 namespace varve::cli {
@@ -27,7 +29,10 @@ struct ImageSource {
   std::optional<std::string> key_secret;         // encrypt.key-secret, or key-secret of luks: the id of an object
   std::optional<std::string> encryption_format;  // encrypt.format
   std::optional<uint64_t> null_size;             // driver=null-co: no path, but a disk of zeroes of so many bytes
-  std::vector<ImageSource> below;                // backing.…, backing.backing.…; a path may be missing there
+  image::DebugFilters filters;
+  std::optional<NodeName> file_node;  // of the file with its filters, where it is not plainly `path`
+  std::optional<NodeName> disk_node;  // of the whole, where filters lie over its format
+  std::vector<ImageSource> below;     // backing.…, backing.backing.…; a path may be missing there
 };
 
 // --object: secrets by their id.
@@ -49,22 +54,21 @@ class ImageObjects {
 
 // How a verb is to find its image: options that most of them have.
 struct SourceArguments {
-  std::optional<std::string> format = std::nullopt;  // -f
-  bool image_opts = false;                          // --image-opts
-  bool share = false;                               // -U
-  DryRun dry_run = {};  // images are opened to rehearse what would be written
-  ImageObjects objects = {};                        // --object
+  std::optional<std::string> format = std::nullopt;               // -f
+  bool image_opts = false;                                        // --image-opts
+  bool share = false;                                             // -U
+  DryRun dry_run = {};                                            // images are opened to rehearse what would be written
+  ImageObjects objects = {};                                      // --object
   std::function<void(const std::string&)> diagnostics = nullptr;  // prints what QEMU says while it opens an image
-  bool as_qemu_img = false;                         // called by that name: errors are in QEMU's words
+  bool as_qemu_img = false;                                       // called by that name: errors are in QEMU's words
 };
 
 // Takes those options, and -h, out of `parsed`. What it returns ends the verb: everything is printed.
 std::optional<ImageExit> take_source_arguments(const ImageCall& call, ParsedImageArguments& parsed,
                                                SourceArguments& source);
 
-// How QEMU calls the image once it is open in this format: its path, or a json: name where that alone would not open
-// it.
-std::string shown_name(const ImageSource& source, image::Format format);
+// How QEMU calls the image once it is open in this format.
+NodeName node_of(const ImageSource& source, image::Format format);
 
 // What the source says of encryption, its own and that of what is below it; with the passphrases, unless only metadata
 // is to be looked at (options.use).
@@ -79,7 +83,6 @@ Result<image::OpenImage> open_source(const std::string& word, const SourceArgume
                                      image::OpenOptions options);
 
 // "a=b,c=d,,e" as pairs in order; ",," is a comma. A word without "=" is `implied` for the first one.
-Result<std::vector<std::pair<std::string, std::string>>> parse_key_values(const std::string& text,
-                                                                          const std::string& implied);
+Result<SourceOptions> parse_key_values(const std::string& text, const std::string& implied);
 
 }  // namespace varve::cli

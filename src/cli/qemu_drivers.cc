@@ -45,4 +45,9 @@ std::string not_amended_reason(const std::string& format) {
   return fmt::format("Format driver '{}' does not support option amendment", format);
 }
 
+std::string not_created_by_reason(const std::string& protocol) {
+  if (protocol == "blkdebug") return "Protocol driver 'blkdebug' does not support image creation";
+  return fmt::format("Unknown protocol '{}'", protocol);
+}
+
 }  // namespace varve::cli

@@ -14,5 +14,7 @@ bool is_qemu_driver(std::string_view name);
 // knows: that there is no such format.
 std::string not_created_reason(const std::string& format);
 std::string not_amended_reason(const std::string& format);
+// The same where the image's name says that it is to be made by a protocol that makes none, or that we don't know.
+std::string not_created_by_reason(const std::string& protocol);
 
 }  // namespace varve::cli
