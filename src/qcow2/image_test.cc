@@ -9,6 +9,7 @@
 #include <random>
 #include <thread>
 
+#include "io/fault_device.h"
 #include "io/memory_device.h"
 #include "qcow2/refcounts.h"
 
@@ -74,6 +75,21 @@ TEST(Qcow2Image, CopyOnWriteTakesTheRestOfTheClusterFromTheBackingFile) {
   std::memcpy(expected.data(), old.data(), old.size());
   std::memcpy(&expected[262144 + 5000], data.data(), data.size());
   EXPECT_EQ(read_all(*image), expected);
+}
+
+// A guest writes in any order, and so clusters lie in the file; given back they are a few stretches of it.
+TEST(Qcow2Image, ClustersThatAreFreedInAnyOrderAreDiscardedTogether) {
+  const auto file = std::make_shared<FaultDevice>(
+      new_image({.size = 4 << 20, .backing_file = "base", .backing_format = "raw"})->clone());
+  {
+    const auto image = open_image(file);
+    for (const uint64_t cluster : {7u, 3u, 12u, 0u, 9u, 5u, 1u, 11u})
+      ASSERT_TRUE(image->write_at(cluster << 16, pattern(65536, 1)));
+    ASSERT_TRUE(image->flush());
+    file->control().start_over();
+    ASSERT_TRUE(image->make_empty());
+  }
+  EXPECT_EQ(file->control().calls(kOpDiscard), 1u);
 }
 
 TEST(Qcow2Image, ReadAndWriteOutsideOfTheDiskAreRefused) {

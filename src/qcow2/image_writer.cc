@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/aligned_vector.h"
 #include "base/checked.h"
@@ -13,6 +14,19 @@ namespace varve::qcow2 {
 namespace {
 
 constexpr size_t kMaxDirtyBytes = size_t{32} << 20;
+
+// First clusters and counts in the order of the file, neighbours as one. What is freed twice stays there twice.
+std::vector<std::pair<uint64_t, uint64_t>> merged(std::vector<std::pair<uint64_t, uint64_t>> ranges) {
+  std::ranges::sort(ranges);
+  std::vector<std::pair<uint64_t, uint64_t>> result;
+  for (const auto& range : ranges) {
+    if (!result.empty() && result.back().first + result.back().second == range.first)
+      result.back().second += range.second;
+    else
+      result.push_back(range);
+  }
+  return result;
+}
 
 }  // namespace
 
@@ -312,11 +326,11 @@ Result<void> ImageWriter::release_freed() {
   if (freed_.empty()) return {};
   reader_.forget_decompressed();
   pack_offset_ = 0;  // its cluster may be among those that become free
-  std::vector<std::pair<uint64_t, uint64_t>> ranges;
-  std::swap(ranges, freed_);
+  const std::vector<std::pair<uint64_t, uint64_t>> ranges = merged(std::exchange(freed_, {}));
+  for (const auto& [first, count] : ranges) TRY(refcounts_.decrement(first, count));
+  uint64_t c = 0;
   for (const auto& [first, count] : ranges) {
-    TRY(refcounts_.decrement(first, count));
-    for (uint64_t c = first; c < first + count;) {
+    for (c = std::max(c, first); c < first + count;) {
       uint64_t end = c;
       while (end < first + count && refcounts_.get_loaded(end) == 0) ++end;
       if (end == c) {
