@@ -121,8 +121,10 @@ ImageExit bench(Output& output, const BenchRequest& request) {
                                              "cache.direct=on, which was not specified.",
                                              request.path));
   }
+  SourceArguments source = request.source;
+  source.bypass_cache = cache->direct;
   const Result<image::OpenImage> image =
-      open_source(request.path, request.source, {.use = request.write ? image::Use::kWrite : image::Use::kRead});
+      open_source(request.path, source, {.use = request.write ? image::Use::kWrite : image::Use::kRead});
   if (!image) return image_failure(output, image.error());
   const Result<uint64_t> size = image->device()->size();
   if (!size) return image_failure(output, errno_text(size.error()), &size.error());

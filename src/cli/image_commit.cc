@@ -160,6 +160,7 @@ ImageExit image_commit(const ImageCall& call) {
   if (parsed.operands.size() != 1) return usage_failure(call.output, "Expecting one image file name");
   request.path = parsed.operands[0];
   if (!parse_cache_mode(request.cache)) return image_failure(call.output, "Invalid cache option: " + request.cache);
+  request.source.bypass_cache = parse_cache_mode(request.cache)->direct;
   Result<void> done;
   {
     ImageProgress progress(call.output, request.progress && !request.quiet && !parsed.dry_run.wanted);

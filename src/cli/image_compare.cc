@@ -115,6 +115,7 @@ ImageExit image_compare(const ImageCall& call) {
     image_failure(call.output, "Invalid source cache option: " + cache);
     return {2};
   }
+  request.source.bypass_cache = parse_cache_mode(cache)->direct;
   return compare(call.output, request);
 }
 

@@ -112,14 +112,17 @@ struct NewTarget {
 Result<image::OpenImage> open_target(const ConvertRequest& request, const NewTarget& made) {
   SourceArguments arguments{.format = request.target_format, .image_opts = request.target_image_opts};
   arguments.objects = request.source.objects;
+  const CacheMode cache = *parse_cache_mode(request.cache);
+  arguments.bypass_cache = cache.direct;
   // -n writes into an image that was there before, and may hold more than this copy.
-  const bool no_flush = parse_cache_mode(request.cache)->no_flush && !request.skip_create;
+  const bool no_flush = cache.no_flush && !request.skip_create;
   if (!made.passphrase)
     return open_source(request.target, arguments, {.use = image::Use::kWrite, .no_flush = no_flush});
   image::OpenFailure failure;
   Result<image::OpenImage> opened = image::open_image(request.target,
                                                       {.format = image::format_of_name(*request.target_format),
                                                        .use = image::Use::kWrite,
+                                                       .bypass_cache = cache.direct,
                                                        .no_flush = no_flush,
                                                        .encryption = {.passphrase = made.passphrase}},
                                                       &failure);

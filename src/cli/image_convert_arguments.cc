@@ -164,6 +164,7 @@ class Parser {
     if (operands.size() < 2) return finish(fail("Must specify image file name"));
     if (!parse_cache_mode(request_.source_cache))
       return finish(fail("Invalid source cache option: " + request_.source_cache));
+    request_.source.bypass_cache = parse_cache_mode(request_.source_cache)->direct;
     if (!parse_cache_mode(request_.cache)) return finish(fail("Invalid cache option: " + request_.cache));
     request_.sources.assign(operands.begin(), operands.end() - 1);
     request_.target = operands.back();

@@ -40,6 +40,7 @@ Error invalid(std::string message) {
 
 Result<image::OpenImage> open_overlay(const RebaseRequest& request) {
   SourceArguments source = request.source;
+  source.bypass_cache = parse_cache_mode(request.cache)->direct;
   source.share = false;  // qemu-img takes -U, and takes the locks of a writer all the same
   return open_source(request.path, source, {.use = image::Use::kWrite, .open_backing = !request.unsafe});
 }
@@ -54,7 +55,10 @@ Result<image::OpenImage> open_new_backing(const RebaseRequest& request, const st
                                *request.backing_format));
   }
   image::OpenFailure failure;
-  Result<image::OpenImage> opened = image::open_image(path, {.format = format, .use = image::Use::kRead}, &failure);
+  Result<image::OpenImage> opened = image::open_image(
+      path,
+      {.format = format, .use = image::Use::kRead, .bypass_cache = parse_cache_mode(request.source_cache)->direct},
+      &failure);
   if (!opened) {
     opened.error().message =
         fmt::format("Could not open new backing file '{}': {}", *request.backing_file, qemu_open_reason(failure));
@@ -175,7 +179,7 @@ Result<bool> may_lack_space(const RebaseRequest& request) {
   SourceArguments source = request.source;
   source.share = true;  // its size is all that is asked for
   const auto looked = open_source(request.path, source, {.use = image::Use::kInspect, .open_backing = false});
-  if (!looked) return false;  // the work itself says why
+  if (!looked) return false;                         // the work itself says why
   if (is_dirty_image(looked->path())) return false;  // it is repaired first, and then nobody knows what is free
   SpaceNeeds most;
   most.add(looked->path(), TRY(looked->device()->size()));

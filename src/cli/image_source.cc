@@ -152,6 +152,7 @@ Result<NodeName> apply_protocol(SourceOptions options, ImageSource& source) {
     return format_node(driver, file, {});
   }
   if (driver != "file" && driver != "host_device") return invalid(fmt::format("Unknown driver '{}'", driver));
+  source.bypass_cache |= value_of(options, "cache.direct") == "on";
   for (const auto& [key, value, json] : options) {
     if (key == "filename")
       source.path = value;
@@ -208,6 +209,7 @@ Result<void> apply_options(SourceOptions options, ImageSource& source) {
     SourceOptions file = take_prefixed(options, "file.");
     const bool may_be_qcow2 = source.format.value_or(image::Format::kQcow2) == image::Format::kQcow2;
     const bool may_be_luks = source.format.value_or(image::Format::kLuks) == image::Format::kLuks;
+    source.bypass_cache |= value_of(options, "cache.direct") == "on";
     for (const auto& [key, value, json] : options) {
       if (key == "data-file.filename" && may_be_qcow2) {
         source.data_file = value;
@@ -440,6 +442,7 @@ Result<image::OpenImage> open_source(const std::string& word, const SourceArgume
   options.share_with_writers = arguments.share;
   options.rehearse = arguments.dry_run.wanted;
   options.filters = source.filters;
+  options.bypass_cache = arguments.bypass_cache || source.bypass_cache;
   if (Result<void> applied = apply_encryption(source, arguments.objects, options); !applied)
     return invalid(fmt::format("Could not open '{}': {}", word, applied.error().message));
   image::OpenFailure failure;

@@ -29,6 +29,7 @@ struct ImageSource {
   std::optional<std::string> key_secret;         // encrypt.key-secret, or key-secret of luks: the id of an object
   std::optional<std::string> encryption_format;  // encrypt.format
   std::optional<uint64_t> null_size;             // driver=null-co: no path, but a disk of zeroes of so many bytes
+  bool bypass_cache = false;                     // cache.direct
   image::DebugFilters filters;
   std::optional<NodeName> file_node;  // of the file with its filters, where it is not plainly `path`
   std::optional<NodeName> disk_node;  // of the whole, where filters lie over its format
@@ -57,6 +58,7 @@ struct SourceArguments {
   std::optional<std::string> format = std::nullopt;               // -f
   bool image_opts = false;                                        // --image-opts
   bool share = false;                                             // -U
+  bool bypass_cache = false;                                      // a cache mode that says so (cli/cache_mode.h)
   DryRun dry_run = {};                                            // images are opened to rehearse what would be written
   ImageObjects objects = {};                                      // --object
   std::function<void(const std::string&)> diagnostics = nullptr;  // prints what QEMU says while it opens an image

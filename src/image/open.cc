@@ -133,6 +133,7 @@ Result<OpenLayer> open_layer(size_t index, const std::string& path, std::optiona
   // way of nothing but itself.
   const Access access = !writable ? Access::kReadOnly : options.rehearse ? Access::kRehearse : Access::kReadWrite;
   result.file = TRY(FileDevice::open(path, access, LockRequest::none()));
+  if (options.bypass_cache) result.file->bypass_page_cache();
   result.data = result.file;
   result.probed = !format;
   const bool no_flush = index == 0 && options.no_flush;
@@ -152,7 +153,8 @@ Result<OpenLayer> open_layer(size_t index, const std::string& path, std::optiona
   }
   switch (result.layer.format) {
     case Format::kRaw:
-      result.device = std::make_shared<RawImage>(result.guest);
+      result.device = std::make_shared<RawImage>(
+          result.guest, result.file->bypasses_page_cache() ? RawImage::Tail::kAsBefore : RawImage::Tail::kZero);
       return result;
     case Format::kLuks:
       result.luks = TRY(open_luks(result.storage, options.use, encryption));
@@ -176,6 +178,7 @@ Result<OpenLayer> open_layer(size_t index, const std::string& path, std::optiona
       opening = data_path;
       data = TRY(FileDevice::open(data_path, access, lock_for(index, Format::kRaw, options)));
       result.data = data;
+      if (options.bypass_cache) data->bypass_page_cache();
       if (no_flush) data->ignore_flushes();
       result.layer.data_path = data_path;
       result.layer.data = TRY(id_of(*data));

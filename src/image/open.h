@@ -54,6 +54,7 @@ struct OpenOptions {
   bool open_backing = true;
   // What would be opened for writing is opened to rehearse it: nothing is written (Access::kRehearse).
   bool rehearse = false;
+  bool bypass_cache = false;  // files are read and written past the page cache, the ones of lower layers too
   bool no_flush = false;  // the top image is not made durable: one that is new, and of no use before it is whole
   // Besides the top, this layer of the chain is opened for writing: the image that a commit goes to.
   std::optional<size_t> writable_layer = std::nullopt;

@@ -51,7 +51,7 @@ Result<std::vector<Extent>> RawImage::extents(uint64_t offset, uint64_t length) 
   const uint64_t begin = std::max(offset, file_size);
   const uint64_t end = std::min(offset + length, align_up(file_size, kSectorSize));
   if (begin >= end) return result;
-  if (!result.empty() && result.back().kind == ExtentKind::kZero) {
+  if (!result.empty() && (tail_ == Tail::kAsBefore || result.back().kind == ExtentKind::kZero)) {
     result.back().length += end - begin;
   } else {
     result.push_back({begin, end - begin, ExtentKind::kZero});

@@ -12,7 +12,10 @@ inline constexpr uint64_t kSectorSize = 512;
 
 class RawImage final : public BlockDevice {
  public:
-  explicit RawImage(std::shared_ptr<BlockDevice> file) : file_(std::move(file)) {}
+  // What extents() say of the rest of the last sector: that it is zeroes, or, where the file can be read in whole
+  // sectors only, what they say of its beginning.
+  enum class Tail : uint8_t { kZero, kAsBefore };
+  explicit RawImage(std::shared_ptr<BlockDevice> file, Tail tail = Tail::kZero) : file_(std::move(file)), tail_(tail) {}
 
   Result<void> read_at(uint64_t offset, std::span<std::byte> buffer) override;
   Result<void> write_at(uint64_t offset, std::span<const std::byte> data) override;
@@ -30,6 +33,7 @@ class RawImage final : public BlockDevice {
   Result<uint64_t> inside(uint64_t offset, uint64_t length);
 
   std::shared_ptr<BlockDevice> file_;
+  Tail tail_;
 };
 
 }  // namespace varve::image

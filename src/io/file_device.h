@@ -38,6 +38,11 @@ class FileDevice final : public BlockDevice {
   void start_write_back(uint64_t offset, uint64_t length) override;
   // From now on flush() does nothing: the caller takes it that a loss of power loses the file (QEMU's cache=unsafe).
   void ignore_flushes() { ignores_flushes_ = true; }
+  // From now on whole blocks of what is read and written go past the page cache (QEMU's cache=none), as far as the file
+  // system lets them; the edges of a request go through it. The same page never goes both ways at once unless two
+  // requests touch the same bytes of it.
+  void bypass_page_cache();
+  bool bypasses_page_cache() const { return static_cast<bool>(direct_fd_); }
   // Like flush, and the inode's times too (fsync): the journal recognises an image that was touched by its mtime.
   Result<void> sync_all();
   Result<uint64_t> size() override;
@@ -67,9 +72,19 @@ class FileDevice final : public BlockDevice {
   Result<void> sync_with(int (*sync)(int), const char* call);
   Result<void> clear_range(uint64_t offset, uint64_t length, std::span<const int> fallocate_modes);
   Result<void> write_zero_bytes(uint64_t offset, uint64_t length);
+  // The next step of a request: how much of it, and whether past the page cache.
+  struct Step {
+    size_t length = 0;
+    bool direct = false;
+  };
+  Step next_step(uint64_t position, size_t length) const;
+  ssize_t read_step(uint64_t position, std::span<std::byte> buffer);
+  ssize_t write_step(uint64_t position, std::span<const std::byte> data);
   Error failed(int err, const char* doing, uint64_t length, uint64_t offset) const;
 
   UniqueFd fd_;
+  UniqueFd direct_fd_;                        // the same file with O_DIRECT
+  std::atomic<bool> direct_is_taken_ = true;  // until the file system refuses a request
   std::string path_;
   Access access_;
   bool is_block_device_;

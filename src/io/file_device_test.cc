@@ -5,6 +5,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <random>
+#include <thread>
+
 #include "support/mounted_file_system.h"
 #include "support/process.h"
 #include "support/temp_dir.h"
@@ -269,6 +273,41 @@ TEST_F(FileDeviceTest, AfterAFailedFlushNothingIsWrittenOrFlushedAgain) {
   EXPECT_EQ(device.write_at(0, bytes(1, 1)).error().kind, ErrorKind::kIo);
   EXPECT_EQ(device.write_zeroes(0, 1, ZeroMode::kMayUnmap).error().kind, ErrorKind::kIo);
   EXPECT_EQ(device.discard(0, 1).error().kind, ErrorKind::kIo);
+}
+
+// Past the page cache and through it, by several threads, at any offset: it is one file.
+TEST_F(FileDeviceTest, WhatBypassesThePageCacheIsTheSameFile) {
+  constexpr size_t kPart = 300001;
+  constexpr size_t kThreads = 4;
+  const auto device = create();
+  device->bypass_page_cache();
+  std::vector<std::byte> expected(kThreads * kPart);
+  const auto change = [&](size_t thread) {
+    std::mt19937 random(static_cast<unsigned>(thread));
+    for (int i = 0; i < 100; ++i) {
+      const size_t from = random() % kPart;
+      const size_t length = 1 + random() % (kPart - from);
+      const std::span part = std::span(expected).subspan(thread * kPart + from, length);
+      std::ranges::fill(part, std::byte(random()));
+      EXPECT_TRUE(device->write_at(thread * kPart + from, part));
+      std::vector<std::byte> back(length);
+      EXPECT_TRUE(device->read_at(thread * kPart + from, back));
+      EXPECT_TRUE(std::ranges::equal(back, part));
+    }
+  };
+  ASSERT_TRUE(device->resize(expected.size()));
+  {
+    std::vector<std::jthread> threads;
+    for (size_t thread = 0; thread < kThreads; ++thread) threads.emplace_back(change, thread);
+  }
+  ASSERT_TRUE(device->flush());
+  const auto cached = *FileDevice::open(dir_ / "disk.img", Access::kReadOnly, LockRequest::none());
+  for (FileDevice* file : {device.get(), cached.get()}) {
+    std::vector<std::byte> all(expected.size());
+    ASSERT_TRUE(file->read_at(0, all));
+    EXPECT_EQ(all, expected);
+    EXPECT_FALSE(file->read_at(1, all));  // beyond the end
+  }
 }
 
 }  // namespace

@@ -294,18 +294,44 @@ TEST_F(ImageConvertCommand, SaysWhereAFullDiskStoppedIt) {
 
 TEST_F(ImageConvertCommand, TakesImageDescriptions) {
   prepare_disk();
-  for (const char* line :
-       {"convert --image-opts driver=qcow2,file.filename=disk -O raw out",
-        "convert --image-opts driver=qcow2,file.driver=file,file.filename=nope -O raw out",
-        "convert --image-opts -f qcow2 driver=qcow2,file.filename=disk -O raw out",
-        "convert -n --target-image-opts disk driver=raw,file.filename=out",
-        "convert --target-image-opts disk driver=raw,file.filename=out",
-        "convert -n --target-image-opts -O raw disk driver=raw,file.filename=out",
-        "convert -n --target-image-opts disk driver=qcow2,file.filename=out",
-        "convert --target-image-opts -n -o help disk out"}) {
+  for (const char* line : {"convert --image-opts driver=qcow2,file.filename=disk -O raw out",
+                           "convert --image-opts driver=qcow2,file.driver=file,file.filename=nope -O raw out",
+                           "convert --image-opts -f qcow2 driver=qcow2,file.filename=disk -O raw out",
+                           "convert -n --target-image-opts disk driver=raw,file.filename=out",
+                           "convert --target-image-opts disk driver=raw,file.filename=out",
+                           "convert -n --target-image-opts -O raw disk driver=raw,file.filename=out",
+                           "convert -n --target-image-opts disk driver=qcow2,file.filename=out",
+                           "convert --target-image-opts -n -o help disk out"}) {
     expect_same(line);
   }
   expect_same_image("out", "raw");
+}
+
+TEST_F(ImageConvertCommand, CopiesPastThePageCacheAndThroughIt) {
+  prepare({words("qemu-img create -q -f qcow2 base 3M"),
+           io({"write -P 1 1k 1M"}, "base"),
+           words("qemu-img create -q -f qcow2 -b base -F qcow2 over"),
+           io({"write -P 2 777k 311k"}, "over"),
+           words("qemu-img create -q -f raw odd 1048575"),
+           {"qemu-io", "-f", "raw", "-c", "write -P 5 983040 65535", "odd"}});
+  for (const char* modes : {"-T none -t none", "-T directsync -t writeback", "-T unsafe -t directsync"}) {
+    for (const char* target : {"raw", "qcow2"}) {
+      expect_same(fmt::format("convert {} -O {} over copy", modes, target));
+      expect_same_image("copy", target);
+      expect_same(fmt::format("convert {} -f raw -O {} odd copy", modes, target));
+      expect_same_image("copy", target);
+    }
+  }
+  expect_same("compare -T none over base");
+  expect_same("rebase -t none -T none -b \"\" over");
+  expect_same("rebase -t none -T none -b base -F qcow2 over");
+  expect_same("commit -t none over");
+  expect_same_image("base", "qcow2");
+  run_ok({"truncate", "--size=1048575", "odd"}, run_options(our_dir()));
+  for (const char* direct : {"on", "off"}) {
+    expect_same_view({"map", "--output=json", "--image-opts",
+                      fmt::format("driver=raw,file.driver=file,file.filename=odd,cache.direct={}", direct)});
+  }
 }
 
 }  // namespace
