@@ -73,7 +73,7 @@ class DeepCheck {
   }
 
   Result<void> check_l1(const std::string& name, uint64_t offset, uint64_t size) {
-    const std::vector<uint64_t> l1 = TRY(file_.read_words(offset, size));
+    const std::vector<uint64_t> l1 = TRY(file_.read_words_inside(offset, size));
     for (uint64_t i = 0; i < l1.size(); ++i) {
       const uint64_t l2_offset = l1[i] & kOffsetMask;
       if (l2_offset == 0) continue;

@@ -208,6 +208,11 @@ Result<std::vector<uint64_t>> ImageFile::read_words(uint64_t offset, uint64_t co
   return words;
 }
 
+Result<std::vector<uint64_t>> ImageFile::read_words_inside(uint64_t offset, uint64_t count) const {
+  const uint64_t left = size() - std::min(size(), offset);
+  return read_words(offset, std::min(count, div_round_up(left, 8)));
+}
+
 Result<Layout> read_layout(const ImageFile& file) {
   std::array<std::byte, 112> raw{};
   TRY(file.read(0, raw));

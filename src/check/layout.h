@@ -68,6 +68,8 @@ class ImageFile {
   // Zeroes past the end. EIO for offsets that no file has.
   Result<void> read(uint64_t offset, std::span<std::byte> buffer) const;
   Result<std::vector<uint64_t>> read_words(uint64_t offset, uint64_t count) const;  // big-endian on disk
+  // The same without those that lie behind the end of the file, and are zeroes: a table may claim 32 MiB there.
+  Result<std::vector<uint64_t>> read_words_inside(uint64_t offset, uint64_t count) const;
 
  private:
   BlockDevice& device_;

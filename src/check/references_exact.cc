@@ -56,7 +56,7 @@ class ExactCount {
   bool count_l1(uint64_t offset, uint64_t size, bool active) {
     if (size == 0) return true;
     count_range(s_, offset, size * 8);
-    const Result<std::vector<uint64_t>> l1 = s_.file.read_words(offset, size);
+    const Result<std::vector<uint64_t>> l1 = s_.file.read_words_inside(offset, size);
     if (!l1) return ends("ERROR: I/O error in check_refcounts_l1");
     for (const uint64_t entry : *l1) {
       if (entry == 0) continue;
