@@ -250,8 +250,12 @@ Result<void> make_directories(const std::string& path, unsigned mode, const std:
     end = std::min(path.find('/', start), path.size());
     const std::string directory = path.substr(0, end);
     if (::mkdir(directory.c_str(), mode) == 0) {
-      if (owner && ::lchown(directory.c_str(), owner->user, owner->group) != 0)
-        return system_error(errno, fmt::format("cannot make the directory '{}'", directory), directory);
+      if (owner) {
+        // Whose directory it lies in may have put something else in its place already.
+        const UniqueFd made(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+        if (!made || ::fchown(made.get(), owner->user, owner->group) != 0)
+          return system_error(errno, fmt::format("cannot make the directory '{}'", directory), directory);
+      }
       TRY(sync_directory(path.substr(0, start)));
       continue;
     }

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 
-#include "base/checked.h"
 #include "io/free_space.h"
 #include "store/write_access.h"
 
@@ -71,20 +70,25 @@ Result<void> Operation::check() {
   return std::move(preflight).finish();
 }
 
-// An image's share is rehearsed where space is short only: its upper bound costs nothing.
+// Lower bounds throughout, so that nothing is refused that would succeed; but an image's share is rehearsed where space
+// is short only: its upper bound costs nothing.
 Result<void> Operation::check_space() const {
-  constexpr uint64_t kBlock = 4096;
-  const auto whole = [](uint64_t bytes) { return div_round_up(bytes, kBlock) * kBlock; };
   const Layout& layout = host_.layout();
   SpaceNeeds most;
-  uint64_t record = kBlock;
+  uint64_t record = 0;
+  uint64_t largest_replaced = 0;  // what is replaced goes as its successor comes: one at a time is there twice
   for (const FileChange& change : record_.changes) {
     if (!change.contents) continue;
-    record += change.contents->size();
-    most.add(layout.shown(change.path), whole(change.contents->size()) + kBlock);  // and its directory's
+    const uint64_t bytes = change.contents->size();
+    record += bytes;
+    if (layout.resolve(change.path)) {
+      largest_replaced = std::max(largest_replaced, bytes);
+    } else {
+      most.add(layout.shown(change.path), bytes);
+    }
   }
-  most.add(layout.shown(Layout::journal_directory()), whole(record) + kBlock);
-  for (const NewImage& image : new_images_) most.add(layout.shown(image.path), whole(TRY(image.new_bytes())) + kBlock);
+  most.add(layout.shown(Layout::journal_directory()), record + largest_replaced);
+  for (const NewImage& image : new_images_) most.add(layout.shown(image.path), TRY(image.new_bytes()));
   SpaceNeeds least = most;
   for (const ImageRepair& repair : repairs_) {
     most.add(repair.file().name(), repair.new_bytes());
