@@ -160,6 +160,7 @@ Result<bool> mend(Context& context, Host& host, const std::string& domain) {
   RepairDomain repair =
       TRY(plan_repair_domain(host, {.domain = domain, .now_sec = static_cast<uint64_t>(std::time(nullptr))}));
   if (repair.mended.empty()) return false;
+  TRY(repair.operation.check());
   const bool shows = !context.options.quiet && !context.options.json;
   if (shows || context.options.dry_run) {
     std::string text = fmt::format("To repair '{}':\n", visible(domain));
