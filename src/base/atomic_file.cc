@@ -154,9 +154,11 @@ Result<void> write_beside_and_rename(const std::string& path, std::string_view c
   TRY(write_all(temporary.fd(), contents, doing, path));
   if (old) {
     TRY(copy_ownership(old->get(), temporary.fd(), path));
-  } else if (::fchmod(temporary.fd(), options.mode) != 0 ||
-             (options.owner && ::fchown(temporary.fd(), options.owner->user, options.owner->group) != 0)) {
-    return system_error(errno, fmt::format("cannot {} '{}'", doing, path), path);
+  } else {
+    if (::fchmod(temporary.fd(), options.mode) != 0) {
+      return system_error(errno, fmt::format("cannot {} '{}'", doing, path), path);
+    }
+    give_to(temporary.fd(), options.owner);
   }
   // Contents before name: a crash must not leave the name on contents that never came.
   if (::fsync(temporary.fd()) != 0) return system_error(errno, fmt::format("cannot {} '{}'", doing, path), path);
@@ -241,6 +243,11 @@ Result<void> rename_file_durably(const std::string& from, const std::string& to)
   return sync_open_directory(source.directory.get(), "rename", from);
 }
 
+void give_to(int fd, const std::optional<Owner>& owner) {
+  if (owner) [[maybe_unused]]
+    const int harmless = ::fchown(fd, owner->user, owner->group);
+}
+
 Result<void> make_directories(const std::string& path, unsigned mode, const std::optional<Owner>& owner) {
   if (path.empty() || path[0] != '/') {
     return invalid(fmt::format("cannot make the directory '{}': the path is not absolute", path), path);
@@ -253,8 +260,7 @@ Result<void> make_directories(const std::string& path, unsigned mode, const std:
       if (owner) {
         // Whose directory it lies in may have put something else in its place already.
         const UniqueFd made(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-        if (!made || ::fchown(made.get(), owner->user, owner->group) != 0)
-          return system_error(errno, fmt::format("cannot make the directory '{}'", directory), directory);
+        if (made) give_to(made.get(), owner);
       }
       TRY(sync_directory(path.substr(0, start)));
       continue;

@@ -26,10 +26,15 @@ struct Owner {
   unsigned group = 0;
 };
 
+// Makes the open file `fd`, which this process has just made, the owner's, if one is named. Where the system does not
+// let it (no capability, an identity that the file system or the container does not know) the file stays this process's
+// own: that is no reason to fail, and none to stop half-way.
+void give_to(int fd, const std::optional<Owner>& owner);
+
 struct ReplaceOptions {
   // The exact mode of a file that was not there before, whatever the umask. One that was there keeps its own.
   unsigned mode = 0600;
-  // Of a file that was not there before: whose it is to be, if not this process's.
+  // Of a file that was not there before: whose it is to be, if not this process's (give_to).
   std::optional<Owner> owner = std::nullopt;
 };
 

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <filesystem>
 #include <optional>
 
 #include "base/paths.h"
@@ -82,8 +83,10 @@ std::string ownership_remedy(const std::string& path, const struct stat& status,
 
 }  // namespace
 
-std::string permission_remedy(const std::string& path, int error) {
-  if (!path.starts_with('/')) return {};
+std::string permission_remedy(const std::string& any_path, int error) {
+  std::error_code unknown;
+  const std::string path = std::filesystem::absolute(any_path, unknown).string();
+  if (any_path.empty() || unknown) return {};
   struct stat above = {};
   struct stat file = {};
   if (const auto closed = closed_directory(path)) {

@@ -6,7 +6,7 @@
 
 namespace varve {
 
-// For EACCES, EPERM or EROFS that the system has just given for `path`, an absolute path: looks at the file, at the
+// For EACCES, EPERM or EROFS that the system has just given for `path`: looks at the file, at the
 // directories that lead there, at the file system and at what confines the process. Empty where nothing is found that
 // would explain it.
 std::string permission_remedy(const std::string& path, int error);

@@ -45,6 +45,7 @@ std::optional<ImageExit> refused_for_space(Output& output, const Request& reques
   if (request.source.as_qemu_img || request.source.dry_run.wanted || !may_lack_space(path)) return {};
   Request rehearsal = request;
   rehearsal.source.dry_run.wanted = true;
+  rehearsal.source.diagnostics = nullptr;
   Output nowhere = Output::nowhere(output.program());
   const ImageExit end = work(nowhere, rehearsal);
   if (!end.lacks_space) return {};  // whatever else is wrong, the work itself finds too

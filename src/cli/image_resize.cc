@@ -38,11 +38,11 @@ bool gives_every_cluster_a_place(const ResizeRequest& request) {
 
 // That the places of `growth` bytes more can be had, besides those that are free inside of the image.
 Result<void> check_space_for(const image::OpenImage& image, uint64_t growth) {
-  uint64_t inside = 0;
+  uint64_t inside = 0;  // places that it has already; of the disk's last cluster, too
   if (qcow2::Image* qcow2 = image.qcow2(); qcow2 != nullptr && !qcow2->header().has_data_file()) {
     const uint64_t cluster = qcow2->header().cluster_size();
     const uint64_t there = div_round_up(TRY(qcow2->file().size()), cluster);
-    inside = (there - std::min(there, TRY(qcow2->used_clusters(there)))) * cluster;
+    inside = (there - std::min(there, TRY(qcow2->used_clusters(there))) + 1) * cluster;
   }
   return check_space(image.data_file(), growth - std::min(growth, inside));
 }

@@ -44,9 +44,10 @@ Result<uint64_t> NewImage::new_bytes() const {
 Result<void> NewImage::claim(const Layout& layout) const {
   const std::string host_path = TRY(layout.resolve_for_creation(path));
   const UniqueFd fd(::open(host_path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, kMode));
-  if (const auto& owner = layout.new_file_owner(); fd && owner && ::fchown(fd.get(), owner->user, owner->group) != 0)
-    return system_error(errno, fmt::format("can't give the image {} to its owner", host_path), host_path);
-  if (fd) return {};
+  if (fd) {
+    give_to(fd.get(), layout.new_file_owner());
+    return {};
+  }
   if (errno == EEXIST) return check_free(layout);
   return system_error(errno, fmt::format("can't create the image {}", host_path), host_path);
 }

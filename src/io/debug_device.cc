@@ -24,6 +24,13 @@ bool can_exist(uint64_t offset, uint64_t length) {
   return offset <= INT64_MAX && length <= INT64_MAX - offset;
 }
 
+// How much of what is left is the next piece of a request, on a device that likes whole units: up to the next unit,
+// then whole units, then the rest.
+uint64_t next_piece(uint64_t at, uint64_t left, uint64_t unit, uint64_t most) {
+  if (const uint64_t head = at % unit; head != 0) return std::min(left, unit - head);
+  return left > unit ? std::min(left - left % unit, most) : left;
+}
+
 const char* doing(RequestKind kind) {
   switch (kind) {
     case kRequestRead:
@@ -168,14 +175,8 @@ Result<void> DebugDevice::write_zeroes(uint64_t offset, uint64_t length, ZeroMod
   const uint64_t end = offset + length;
   uint64_t at = offset;
   while (at < end) {
-    uint64_t piece = end - at;
-    const uint64_t head = at % unit;
-    // Edges of the units that the device is said to like are written as data.
-    if (head != 0)
-      piece = std::min(piece, unit - head);
-    else if (piece > unit)
-      piece = std::min(piece - piece % unit, most);
-    const bool as_data = piece < unit;
+    uint64_t piece = next_piece(at, end - at, unit, most);
+    const bool as_data = piece < unit;  // edges of the units that the device is said to like
     if (as_data) piece = std::min(piece, most_bytes);
     const uint64_t begin = align_down(at, alignment());
     TRY(admit(as_data ? kRequestWrite : kRequestWriteZeroes, begin, align_up(at + piece, alignment()) - begin));
@@ -193,12 +194,7 @@ Result<void> DebugDevice::discard(uint64_t offset, uint64_t length) {
   const uint64_t most = or_no_limit(limits_.max_discard, unit);
   const uint64_t end = offset + length;
   for (uint64_t at = offset; at < end;) {
-    uint64_t piece = end - at;
-    const uint64_t head = at % unit;
-    if (head != 0)
-      piece = std::min(piece, unit - head);
-    else if (piece > unit)
-      piece = std::min(piece - piece % unit, most);
+    const uint64_t piece = next_piece(at, end - at, unit, most);
     // What is less than a block QEMU leaves as it is; here nothing stale may stay (io/block_device.h).
     if (piece >= alignment()) TRY(admit(kRequestDiscard, at, piece));
     TRY(below_->discard(at, piece));

@@ -36,10 +36,11 @@ Result<LockFile> open_lock_file(const Layout& layout, const std::string& domain,
   file.path = TRY(std::move(directory)) + "/" + domain;
   constexpr int kFlags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW;
   file.fd = UniqueFd(::open(file.path.c_str(), kFlags | O_EXCL, 0644));
-  if (const auto& owner = layout.new_file_owner(); file.fd && owner) {
-    [[maybe_unused]] const int harmless = ::fchown(file.fd.get(), owner->user, owner->group);
+  if (file.fd) {
+    give_to(file.fd.get(), layout.new_file_owner());
+  } else if (errno == EEXIST) {
+    file.fd = UniqueFd(::open(file.path.c_str(), kFlags, 0644));
   }
-  if (!file.fd && errno == EEXIST) file.fd = UniqueFd(::open(file.path.c_str(), kFlags, 0644));
   if (!file.fd && reading && is_unwritable(errno)) {
     file.fd = UniqueFd(::open(file.path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
     if (!file.fd && (errno == ENOENT || is_unwritable(errno))) return file;

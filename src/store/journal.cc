@@ -190,9 +190,7 @@ Result<void> Journal::write(const JournalRecord& record) {
     }
     const UniqueFd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (!fd) return system_error(errno, fmt::format("can't write the journal record {}", temporary), temporary);
-    if (const auto& owner = layout_.new_file_owner()) {
-      [[maybe_unused]] const int harmless = ::fchown(fd.get(), owner->user, owner->group);
-    }
+    give_to(fd.get(), layout_.new_file_owner());
     step("write the journal record's temporary file");
     size_t done = 0;
     while (done < bytes.size()) {

@@ -2,10 +2,13 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/capability.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <vector>
 
@@ -15,6 +18,14 @@
 namespace varve {
 
 namespace {
+
+// In this process's own user namespace.
+bool has_capability(unsigned capability) {
+  __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+  std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> sets{};
+  if (::syscall(SYS_capget, &header, sets.data()) != 0) return ::geteuid() == 0;
+  return (sets[CAP_TO_INDEX(capability)].effective & CAP_TO_MASK(capability)) != 0;
+}
 
 bool is_in_group(gid_t group) {
   if (group == ::getegid()) return true;
@@ -34,6 +45,13 @@ Result<std::string> existing_directory(const Layout& layout, const std::string& 
 }  // namespace
 
 Result<void> WriteAccess::check(const std::string& root_path, FileFate fate) {
+  struct stat file = {};
+  std::string path;
+  if (const auto parent = layout_.resolve(directory_of(root_path))) {
+    path = *parent + root_path.substr(root_path.rfind('/'));
+  }
+  const bool exists = !path.empty() && ::lstat(path.c_str(), &file) == 0;
+  if (!exists && fate == FileFate::kRemoved) return {};
   const std::string directory = TRY(existing_directory(layout_, root_path));
   if (checked_.insert(directory).second && ::faccessat(AT_FDCWD, directory.c_str(), W_OK | X_OK, AT_EACCESS) != 0) {
     Error error = system_error(errno, fmt::format("cannot write to the directory {}", directory), directory);
@@ -41,19 +59,17 @@ Result<void> WriteAccess::check(const std::string& root_path, FileFate fate) {
     if (!remedy.empty()) error.notes.push_back(std::move(remedy));
     return error;
   }
-  const std::string path =
-      layout_.resolve(directory_of(root_path)).value_or("") + root_path.substr(root_path.rfind('/'));
-  struct stat file = {};
-  if (::lstat(path.c_str(), &file) != 0 || ::geteuid() == 0) return {};
+  if (!exists) return {};
   struct stat above = {};
   const bool is_ours = file.st_uid == ::geteuid();
   const bool is_sticky = ::stat(directory.c_str(), &above) == 0 && (above.st_mode & S_ISVTX) != 0;
-  const bool may_remove = !is_sticky || is_ours || above.st_uid == ::geteuid();
-  if (may_remove && (fate == FileFate::kRemoved || (is_ours && is_in_group(file.st_gid)))) return {};
+  const bool may_remove = !is_sticky || is_ours || above.st_uid == ::geteuid() || has_capability(CAP_FOWNER);
+  const bool may_keep_owner = (is_ours && is_in_group(file.st_gid)) || has_capability(CAP_CHOWN);
+  if (may_remove && (fate == FileFate::kRemoved || may_keep_owner)) return {};
   Error error =
       system_error(EPERM, fmt::format("cannot {} {}", may_remove ? "keep the owner of" : "remove", path), path);
-  error.notes.push_back(
-      fmt::format("it belongs to user {} and group {}: run the command as root", file.st_uid, file.st_gid));
+  error.notes.push_back(fmt::format("it belongs to user {} and group {}: run the command as root{}", file.st_uid,
+                                    file.st_gid, ::geteuid() == 0 ? " with the capability for it (CAP_CHOWN)" : ""));
   return error;
 }
 

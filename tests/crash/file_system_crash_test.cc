@@ -76,7 +76,7 @@ Outcome run_until(int step, const LoopFileSystem& disk, const Case& how, const W
 TEST_P(FileSystemCrash, LeavesTheOldStateOrTheNewOne) {
   const Case& how = GetParam();
   LoopFileSystem disk(how.mkfs, how.bytes, how.options);
-  if (!disk.mounted()) GTEST_SKIP() << "needs loop devices and " << how.mkfs;
+  REQUIRES_MOUNTED(disk);
   const std::string root = disk / "host";
   make_domain(root, 2);
   disk.unmount();
@@ -136,7 +136,7 @@ TEST(FileSystemCrashItself, LosesWhatWasNotFlushed) {
   for (const auto& [mkfs, bytes] : {std::pair{"mkfs.ext4 -q", 48 << 20}, std::pair{"mkfs.xfs -q", 300 << 20}}) {
     SCOPED_TRACE(mkfs);
     LoopFileSystem disk(mkfs, static_cast<uint64_t>(bytes));
-    if (!disk.mounted()) GTEST_SKIP() << "needs loop devices and " << mkfs;
+    REQUIRES_MOUNTED(disk);
     ASSERT_TRUE(replace_file(disk / "flushed", "flushed"));
     std::ofstream(disk / "not flushed") << "not flushed";
     std::ofstream(disk / "flushed") << "overwritten and not flushed";

@@ -16,7 +16,7 @@ TEST_P(KilledCommand, IsFinishedOrUndoneByTheNext) {
   REQUIRES_PROGRAM("qemu-img");
   REQUIRES_PROGRAM("qemu-io");
   const LoopFileSystem disk(GetParam().mkfs, GetParam().bytes);
-  if (!disk.mounted()) GTEST_SKIP() << "needs loop devices and " << GetParam().mkfs;
+  REQUIRES_MOUNTED(disk);
   kill_commands(disk / "host", 17, 1);
 }
 

@@ -29,7 +29,7 @@ class FullDiskTest : public testing::Test {
 
 TEST_F(FullDiskTest, WhereverADiskIsFullTheSnapshotIsThereEntirelyOrNotAtAll) {
   const test::LoopFileSystem disk(kSmallBlocks, kSmallDisk);
-  if (!disk.mounted()) GTEST_SKIP() << "needs loop devices";
+  REQUIRES_MOUNTED(disk);
   const test::HostDirectory host(disk / "host");
   host.make_domain("vm");
   for (const char* file : {"vm.qcow2", "vm-2.qcow2"}) host.fill(file, 1, 0, 2);
@@ -76,7 +76,7 @@ TEST_F(FullDiskTest, WhereverADiskIsFullTheSnapshotIsThereEntirelyOrNotAtAll) {
 // All that an operation needs together counts: each disk alone would fit.
 TEST_F(FullDiskTest, EveryOperationIsRefusedBeforehandWithWhatItNeedsAndWhatIsThere) {
   const test::LoopFileSystem disk(kSmallBlocks, kSmallDisk);
-  if (!disk.mounted()) GTEST_SKIP() << "needs loop devices";
+  REQUIRES_MOUNTED(disk);
   const test::HostDirectory host(disk / "host");
   host.make_domain("vm", 3);
   for (const char* file : {"vm.qcow2", "vm-2.qcow2", "vm-3.qcow2"}) host.fill(file, 1, 0, 2);
@@ -104,7 +104,7 @@ TEST_F(FullDiskTest, EveryOperationIsRefusedBeforehandWithWhatItNeedsAndWhatIsTh
 
 TEST_F(FullDiskTest, VerbsOfImagesAreRefusedBeforehand) {
   const test::LoopFileSystem disk(kSmallBlocks, kSmallDisk);
-  if (!disk.mounted()) GTEST_SKIP() << "needs loop devices";
+  REQUIRES_MOUNTED(disk);
   const std::string image = disk / "disk.qcow2";
   test::run_ok({"qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", image, "1G"});
   test::run_ok({"qemu-io", "-f", "qcow2", "-c", "write 0 4M", image});
@@ -114,14 +114,14 @@ TEST_F(FullDiskTest, VerbsOfImagesAreRefusedBeforehand) {
   disk.fill_up(0);
   const auto hashes = [&] { return test::run_ok({"sha256sum", image, broken}); };
   const std::string before = hashes();
-  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
-           {"snapshot", "-c", "s", image},
-           {"bitmap", "--add", image, "b"},
-           {"amend", "-f", "qcow2", "-o", "refcount_bits=64", image},
-           {"resize", "-q", "--preallocation=metadata", image, "2G"},
-           {"resize", "-q", "--preallocation=falloc", image, "2G"},
-           {"resize", "-q", "--preallocation=full", image, "2G"},
-           {"check", "-f", "qcow2", "-r", "all", broken}}) {
+  for (const std::vector<std::string>& command :
+       std::vector<std::vector<std::string>>{{"snapshot", "-c", "s", image},
+                                             {"bitmap", "--add", image, "b"},
+                                             {"amend", "-f", "qcow2", "-o", "refcount_bits=64", image},
+                                             {"resize", "-q", "--preallocation=metadata", image, "2G"},
+                                             {"resize", "-q", "--preallocation=falloc", image, "2G"},
+                                             {"resize", "-q", "--preallocation=full", image, "2G"},
+                                             {"check", "-f", "qcow2", "-r", "all", broken}}) {
     SCOPED_TRACE(testing::PrintToString(command));
     std::vector<std::string> words = {VARVE_COMMAND, "image"};
     words.insert(words.end(), command.begin(), command.end());
@@ -132,12 +132,19 @@ TEST_F(FullDiskTest, VerbsOfImagesAreRefusedBeforehand) {
   }
   disk.free_up();
   EXPECT_EQ(test::run({VARVE_COMMAND, "image", "check", "-q", "-r", "all", broken}).exit_code, 0);
+  // That it was tried first is not to be heard.
+  const std::string raw = disk / "disk.raw";
+  test::run_ok({"qemu-img", "create", "-q", "-f", "raw", raw, "1M"});
+  const auto resized = test::run({VARVE_COMMAND, "image", "resize", "-q", raw, "2M"});
+  EXPECT_EQ(resized.exit_code, 0);
+  EXPECT_EQ(resized.err.find("WARNING"), resized.err.rfind("WARNING")) << resized.err;
+  EXPECT_THAT(resized.err, HasSubstr("WARNING: Image format was not specified"));
 }
 
 // A quota is not foreseen: the system says EDQUOT when the time comes, and the old state stays.
 TEST_F(FullDiskTest, AQuotaThatIsUsedUpLeavesTheOldState) {
   const test::LoopFileSystem disk("mkfs.btrfs -q", 256 << 20);
-  if (!disk.mounted()) GTEST_SKIP() << "needs loop devices and btrfs";
+  REQUIRES_MOUNTED(disk);
   test::run_ok({"btrfs", "quota", "enable", disk.path()});
   test::run_ok({"btrfs", "subvolume", "create", disk / "host"});
   const test::HostDirectory host(disk / "host");

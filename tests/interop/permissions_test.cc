@@ -90,6 +90,45 @@ TEST_F(PermissionsTest, WhatRootMakesOnAnothersHostIsTheirs) {
   }
 }
 
+// As in a container that was not given the capability: nothing stops half-way.
+TEST_F(PermissionsTest, RootThatMayNotGiveFilesAwayKeepsThem) {
+  give_host_to(kNobody);
+  const auto without_chown = [&](const std::vector<std::string>& command) {
+    std::vector<std::string> words = {"setpriv", "--bounding-set=-chown", VARVE_COMMAND, "-c", "dir:" + host_.root()};
+    words.insert(words.end(), command.begin(), command.end());
+    return test::run(words);
+  };
+  EXPECT_EQ(without_chown({"vm", "create", "vm", "--disk", "64M"}).exit_code, 0);
+  EXPECT_EQ(without_chown({"snapshot", "create", "vm", "a"}).exit_code, 0);
+  EXPECT_EQ(without_chown({"snapshot", "create", "vm", "b"}).exit_code, 0);
+  EXPECT_TRUE(owner_and_mode(host_.metadata("vm", "a")).starts_with("0:0 "));
+  // What somebody else owns, and would have to keep, is found beforehand.
+  give_host_to(kNobody);
+  const auto before = host_.contents();
+  const auto result = without_chown({"snapshot", "create", "vm", "c"});
+  EXPECT_EQ(result.exit_code, 3) << result.err;
+  EXPECT_THAT(result.err, AllOf(HasSubstr("cannot keep the owner of " + host_.metadata("vm", "b")),
+                                HasSubstr("CAP_CHOWN"), HasSubstr("nothing was changed")));
+  EXPECT_TRUE(host_.contents() == before) << "something was changed";
+}
+
+// What is gone already is no reason to refuse its removal, whoever the directories above it belong to.
+TEST_F(PermissionsTest, WhatIsGoneNeedsNoPermissionToBeRemoved) {
+  give_host_to(kNobody);
+  host_.make_domain("vm");
+  std::filesystem::create_directories(host_.root() + "/srv/disks");
+  give_host_to(kNobody);
+  std::string definition = test::read_whole_file(host_.definition("vm"));
+  const std::string from = "/var/lib/libvirt/images/vm.qcow2";
+  definition.replace(definition.find(from), from.size(), "/srv/disks/vm.qcow2");
+  std::ofstream(host_.definition("vm"), std::ios::trunc) << definition;
+  std::filesystem::remove_all(host_.root() + "/srv/disks");
+  ASSERT_EQ(::chown((host_.root() + "/srv").c_str(), 0, 0), 0);
+  const auto result = varve_as(kNobody, {"-y", "vm", "undefine", "vm", "--storage"});
+  EXPECT_EQ(result.exit_code, 0) << result.out << result.err;
+  EXPECT_FALSE(std::filesystem::exists(host_.definition("vm")));
+}
+
 TEST_F(PermissionsTest, OwnersAndModesOfWhatIsChangedAreKept) {
   host_.make_domain("vm");
   host_.varve_ok({"snapshot", "create", "vm", "a"});
@@ -153,7 +192,7 @@ TEST_F(PermissionsTest, FilesOfSomebodyElseInOnesOwnHostAreFoundBeforehand) {
 TEST_F(PermissionsTest, ReadOnlyAndImmutableFilesAreNamedWithTheirRemedy) {
   REQUIRES_PROGRAM("mkfs.ext4");
   const test::LoopFileSystem disk("mkfs.ext4 -q", 48 << 20);
-  if (!disk.mounted()) GTEST_SKIP() << "needs loop devices";
+  REQUIRES_MOUNTED(disk);
   const test::HostDirectory host(disk / "host");
   host.make_domain("vm");
   const std::string image = host.image("vm.qcow2");

@@ -14,7 +14,7 @@ class KilledCommandLong : public testing::TestWithParam<KilledCommandFileSystem>
 TEST_P(KilledCommandLong, IsFinishedOrUndoneByTheNext) {
   REQUIRES_ROOT();
   const LoopFileSystem disk(GetParam().mkfs, GetParam().bytes);
-  ASSERT_TRUE(disk.mounted());
+  REQUIRES_MOUNTED(disk);
   kill_commands(disk / "host", 167, 2);
 }
 

@@ -31,7 +31,9 @@ LoopFileSystem::LoopFileSystem(const std::string& mkfs, uint64_t bytes, std::str
   command.push_back(directory_ / "disk.img");
   run_ok(command);
   std::filesystem::create_directory(path());
-  mounted_ = run({"mount", "-o", options_, directory_ / "disk.img", path()}).exit_code == 0;
+  const ProcessResult result = run({"mount", "-o", options_, directory_ / "disk.img", path()});
+  mounted_ = result.exit_code == 0;
+  why_not_ = result.err;
 }
 
 LoopFileSystem::~LoopFileSystem() {
