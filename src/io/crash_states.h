@@ -20,24 +20,11 @@
 
 namespace varve {
 
-// Sanitizers take five to ten times as long for each state: fewer there.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kManyCrashStates = false;
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-constexpr bool kManyCrashStates = false;
-#else
-constexpr bool kManyCrashStates = true;
-#endif
-#else
-constexpr bool kManyCrashStates = true;
-#endif
-
 struct CrashOptions {
   // Where so many operations or fewer are unflushed: all their subsets, and each in every order that makes a
   // difference. Only operations that overlap do, so only these change places; never a change of size, whose order a
   // file system keeps. Where more are unflushed, the options below choose.
-  size_t all_subsets_up_to = kManyCrashStates ? 8 : 4;
+  size_t all_subsets_up_to = 8;
   bool each_missing = true;    // all of the unflushed operations but one, for each one
   bool each_alone = true;      // one of them only, for each one
   bool torn = true;            // the last one in parts: first and last sectors, halves, random sectors

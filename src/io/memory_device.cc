@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <limits>
+#include <string_view>
 
 namespace varve {
 namespace {
@@ -32,7 +34,7 @@ Result<void> MemoryDevice::read_at(uint64_t offset, std::span<std::byte> buffer)
     if (found == pages_.end()) {
       std::memset(buffer.data(), 0, n);
     } else {
-      std::memcpy(buffer.data(), found->second.get() + within, n);
+      std::memcpy(buffer.data(), found->second.page->bytes.data() + within, n);
     }
     buffer = buffer.subspan(n);
     offset += n;
@@ -40,10 +42,16 @@ Result<void> MemoryDevice::read_at(uint64_t offset, std::span<std::byte> buffer)
   return {};
 }
 
-std::byte* MemoryDevice::page(uint64_t index) {
-  auto& slot = pages_[index];
-  if (!slot) slot = std::make_unique<std::byte[]>(kPage);  // value-initialised: zeroes
-  return slot.get();
+std::byte* MemoryDevice::for_writing(Slot& slot) {
+  if (!slot.page) {
+    slot.page = std::make_shared<Page>();
+  } else if (slot.shared) {
+    auto own = std::make_shared<Page>();
+    own->bytes = slot.page->bytes;
+    slot = {std::move(own), false};
+  }
+  slot.page->hash.store(0, std::memory_order_relaxed);
+  return slot.page->bytes.data();
 }
 
 Result<void> MemoryDevice::write_at(uint64_t offset, std::span<const std::byte> data) {
@@ -55,7 +63,7 @@ Result<void> MemoryDevice::write_at(uint64_t offset, std::span<const std::byte> 
   while (!data.empty()) {
     const uint64_t within = offset % kPage;
     const size_t n = static_cast<size_t>(std::min<uint64_t>(data.size(), kPage - within));
-    std::memcpy(page(offset / kPage) + within, data.data(), n);
+    std::memcpy(for_writing(pages_[offset / kPage]) + within, data.data(), n);
     data = data.subspan(n);
     offset += n;
   }
@@ -68,7 +76,7 @@ void MemoryDevice::zero(uint64_t offset, uint64_t length, bool keep_pages) {
   if (keep_pages) {
     while (offset < end) {
       const uint64_t n = std::min(end - offset, kPage - offset % kPage);
-      std::memset(page(offset / kPage) + offset % kPage, 0, n);
+      std::memset(for_writing(pages_[offset / kPage]) + offset % kPage, 0, n);
       offset += n;
     }
     return;
@@ -81,7 +89,7 @@ void MemoryDevice::zero(uint64_t offset, uint64_t length, bool keep_pages) {
     if (from == start && (to == start + kPage || to >= size_)) {
       it = pages_.erase(it);
     } else {
-      std::memset(it->second.get() + (from - start), 0, to - from);
+      std::memset(for_writing(it->second) + (from - start), 0, to - from);
       ++it;
     }
   }
@@ -138,8 +146,36 @@ Result<std::vector<Extent>> MemoryDevice::extents(uint64_t offset, uint64_t leng
 std::unique_ptr<MemoryDevice> MemoryDevice::clone() const {
   const std::lock_guard guard(mutex_);
   auto copy = std::make_unique<MemoryDevice>(name_, size_);
-  for (const auto& [index, bytes] : pages_) std::memcpy(copy->page(index), bytes.get(), kPage);
+  for (auto& [index, slot] : pages_) {
+    slot.shared = true;
+    copy->pages_.emplace_hint(copy->pages_.end(), index, slot);
+  }
   return copy;
+}
+
+uint64_t MemoryDevice::hash() const {
+  const std::lock_guard guard(mutex_);
+  const auto hash_of = [](const Page& page) {
+    const std::string_view bytes(reinterpret_cast<const char*>(page.bytes.data()), kPage);
+    return static_cast<uint64_t>(std::hash<std::string_view>{}(bytes)) | 1;  // never 0, which means that it isn't known
+  };
+  static const uint64_t zeroes = hash_of(Page{});
+  uint64_t result = size_;
+  for (const auto& [index, slot] : pages_) {
+    uint64_t page = slot.page->hash.load(std::memory_order_relaxed);
+    if (page == 0) {
+      page = hash_of(*slot.page);
+      slot.page->hash.store(page, std::memory_order_relaxed);
+    }
+    if (page == zeroes) continue;  // as if it weren't there
+    // The finaliser of MurmurHash3, over one number after the other.
+    for (const uint64_t number : {index, page}) {
+      result = (result ^ number) * 0xff51afd7ed558ccdull;
+      result = (result ^ result >> 33) * 0xc4ceb9fe1a85ec53ull;
+      result ^= result >> 33;
+    }
+  }
+  return result;
 }
 
 }  // namespace varve

@@ -1,6 +1,9 @@
-// A BlockDevice in memory: sparse, growable, for tests and for building small images before they touch a disk.
+// A BlockDevice in memory: sparse, growable, for tests and for building small images before they touch a disk. Copies
+// share what neither of them has changed since, so that a test can afford tens of thousands of them.
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -26,16 +29,27 @@ class MemoryDevice final : public BlockDevice {
 
   // An independent copy with the same contents.
   std::unique_ptr<MemoryDevice> clone() const;
+  // The same for devices of equal size and contents, however they came about. Not for what outlives the process.
+  uint64_t hash() const;
 
  private:
-  void zero(uint64_t offset, uint64_t length, bool keep_pages);
-  std::byte* page(uint64_t index);
-
   static constexpr uint64_t kPage = 4096;
+  struct Page {
+    std::array<std::byte, kPage> bytes{};
+    std::atomic<uint64_t> hash{0};  // of the bytes; 0: not known
+  };
+  struct Slot {
+    std::shared_ptr<Page> page;
+    bool shared = false;  // with a copy, now or once: it is not written to any more
+  };
+
+  void zero(uint64_t offset, uint64_t length, bool keep_pages);
+  static std::byte* for_writing(Slot& slot);
+
   mutable std::mutex mutex_;
   std::string name_;
   uint64_t size_;
-  std::map<uint64_t, std::unique_ptr<std::byte[]>> pages_;  // page index -> kPage bytes; absent: zeroes
+  mutable std::map<uint64_t, Slot> pages_;  // by page index; absent: zeroes. Behind the end there are only zeroes.
 };
 
 }  // namespace varve

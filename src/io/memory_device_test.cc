@@ -89,6 +89,51 @@ TEST(MemoryDevice, ACloneIsIndependent) {
   EXPECT_EQ(*copy->size(), 10u);
 }
 
+TEST(MemoryDevice, ClonesOfClonesShareNothingThatCanBeSeen) {
+  MemoryDevice first;
+  ASSERT_TRUE(first.write_at(0, bytes(10000, 1)));
+  const auto second = first.clone();
+  const auto third = second->clone();
+  ASSERT_TRUE(first.write_at(100, bytes(10, 2)));
+  ASSERT_TRUE(second->write_zeroes(100, 10, ZeroMode::kMayUnmap));
+  ASSERT_TRUE(third->resize(5000));
+  ASSERT_TRUE(third->resize(10000));
+  auto expected = bytes(10000, 1);
+  std::fill_n(expected.begin() + 100, 10, std::byte{2});
+  EXPECT_EQ(read(first, 0, 10000), expected);
+  std::fill_n(expected.begin() + 100, 10, std::byte{0});
+  EXPECT_EQ(read(*second, 0, 10000), expected);
+  expected = bytes(10000, 1);
+  std::fill(expected.begin() + 5000, expected.end(), std::byte{0});
+  EXPECT_EQ(read(*third, 0, 10000), expected);
+}
+
+TEST(MemoryDevice, TheHashIsThatOfSizeAndContents) {
+  MemoryDevice one;
+  MemoryDevice other("of another name");
+  EXPECT_EQ(one.hash(), other.hash());
+  ASSERT_TRUE(one.write_at(9000, bytes(10, 1)));
+  const uint64_t short_one = one.hash();
+  EXPECT_NE(short_one, other.hash());
+  ASSERT_TRUE(one.write_at(100, bytes(10, 2)));
+  const auto clone = one.clone();
+  EXPECT_EQ(one.hash(), clone->hash());
+  // In another order, over something else, beside pages of zeroes.
+  ASSERT_TRUE(other.write_zeroes(4096, 4096, ZeroMode::kKeepAllocated));
+  ASSERT_TRUE(other.write_at(0, bytes(9010, 3)));
+  ASSERT_TRUE(other.write_zeroes(0, 9010, ZeroMode::kKeepAllocated));
+  ASSERT_TRUE(other.write_at(9000, bytes(10, 1)));
+  EXPECT_EQ(other.hash(), short_one);
+  ASSERT_TRUE(other.write_at(100, bytes(10, 2)));
+  EXPECT_EQ(one.hash(), other.hash());
+  ASSERT_TRUE(other.resize(9011));
+  EXPECT_NE(one.hash(), other.hash());
+  ASSERT_TRUE(other.resize(9010));
+  ASSERT_TRUE(clone->write_at(100, bytes(1, 4)));
+  EXPECT_EQ(one.hash(), other.hash());
+  EXPECT_NE(one.hash(), clone->hash());
+}
+
 // Against a plain vector.
 TEST(MemoryDevice, RandomOperationsMatchAModel) {
   const unsigned seed = 20260101;

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include "crash/examined_states.h"
-#include "io/crash_states.h"
 #include "qcow2/image.h"
 #include "support/image_bytes.h"
 #include "support/qcow2_scan.h"
@@ -69,7 +68,7 @@ TEST_P(BitmapCrash, StoringLeavesTheOldOnesTheNewOnesOrNone) {
     const auto image = *Image::open(file, {.writable = true});
     ASSERT_TRUE(image->store_bitmaps(p.after));
   }
-  const size_t states = for_each_crash_state(*control, {}, [&](CrashState& state) {
+  const size_t states = test::examine_crash_states(*control, {}, [&](CrashState& state) {
     SCOPED_TRACE(state.description);
     const auto found = trusted(state.disks[0]);
     const bool fine = found.empty() || same(found, p.before) || same(found, p.after);
@@ -79,7 +78,6 @@ TEST_P(BitmapCrash, StoringLeavesTheOldOnesTheNewOnesOrNone) {
     return fine && scan.errors.empty();
   });
   EXPECT_GT(states, 10u);
-  test::report_examined_states(states, "bitmaps");
   EXPECT_TRUE(same(trusted(std::shared_ptr<MemoryDevice>(file->disk().clone())), p.after));
 }
 
@@ -105,7 +103,7 @@ TEST(BitmapCrash, NoTrustedBitmapMissesAWrite) {
     ASSERT_TRUE(image->write_at(700000, std::vector<std::byte>(3000, std::byte{2})));
   }
   size_t trusted_at_all = 0;
-  const size_t states = for_each_crash_state(*control, {}, [&](CrashState& state) {
+  test::examine_crash_states(*control, {}, [&](CrashState& state) {
     SCOPED_TRACE(state.description);
     const auto found = trusted(state.disks[0]);
     if (found.empty()) return true;
@@ -122,7 +120,6 @@ TEST(BitmapCrash, NoTrustedBitmapMissesAWrite) {
     return true;
   });
   EXPECT_GT(trusted_at_all, 1u);
-  test::report_examined_states(states, "bitmaps that record");
   EXPECT_EQ(trusted(std::shared_ptr<MemoryDevice>(file->disk().clone())).size(), 1u);
 }
 

@@ -87,10 +87,10 @@ StateJudge::StateJudge(const MemoryDevice& before, const MemoryDevice& after) {
 }
 
 StateJudge::Verdict StateJudge::judge(const MemoryDevice& file) {
+  const auto [entry, fresh] = seen_.try_emplace(file.hash(), Verdict::kBroken);
+  if (!fresh) return entry->second;
   const std::shared_ptr<MemoryDevice> copy = file.clone();
   const std::vector<std::byte> bytes = whole_contents(*copy);
-  const auto [entry, fresh] = seen_.try_emplace(hash_of(std::span<const std::byte>(bytes)), Verdict::kBroken);
-  if (!fresh) return entry->second;
   const auto state = clean_state(*copy, bytes, complaint_);
   if (!state) return Verdict::kBroken;
   if (*state == old_) {

@@ -81,7 +81,6 @@ TEST_P(FileSystemCrash, LeavesTheOldStateOrTheNewOne) {
   make_domain(root, 2);
   disk.unmount();
   disk.keep();
-  size_t states = 0;
   for (const DomainOperation& operation : domain_operations()) {
     if (!std::set<std::string>{"Create", "RevertWithSafetySnapshot", "Delete", "UndefineWithSnapshots"}.contains(
             operation.name))
@@ -110,7 +109,7 @@ TEST_P(FileSystemCrash, LeavesTheOldStateOrTheNewOne) {
       const auto host = Host::open(root, {});  // recovers
       ASSERT_TRUE(host) << host.error().message;
       const auto state = look_at(root);
-      ++states;
+      count_examined_states();
       EXPECT_TRUE(state == old_state || state == new_state) << testing::PrintToString(state);
       EXPECT_TRUE(!outcome.done || state == new_state) << "said to be done, and is not";
       (state == new_state ? new_outcomes : old_outcomes)++;
@@ -119,7 +118,6 @@ TEST_P(FileSystemCrash, LeavesTheOldStateOrTheNewOne) {
     EXPECT_GE(old_outcomes, operation.least_old);
     EXPECT_GE(new_outcomes, 3);
   }
-  report_examined_states(states, std::string("file systems: ") + how.name);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, FileSystemCrash,

@@ -10,6 +10,7 @@
 #include <functional>
 
 #include "base/endian.h"
+#include "crash/examined_states.h"
 #include "io/file_device.h"
 #include "store/journal.h"
 #include "support/temp_dir.h"
@@ -101,7 +102,7 @@ class Tree {
     return std::string(reinterpret_cast<const char*>(sector.data()), sector.size());
   }
 
-  test::TempDir dir_;
+  test::TempDir dir_{test::TempDir::kInMemory};
   Layout layout_;
   JournalRecord record_;
 };
@@ -137,6 +138,7 @@ TEST(JournalCrashTest, AfterACrashAtAnyStepRecoveryGivesTheOldStateOrTheNewOne) 
     Tree tree;
     const Snapshot old_seen = tree.look();
     if (!stopped_at(step, [&](const StepHook& hook) { tree.operate(hook); })) break;
+    test::count_examined_states();
     const bool recorded = tree.has_record();
     tree.recover({});
     const bool is_new = tree.look() == new_seen;
@@ -160,6 +162,7 @@ TEST(JournalCrashTest, ARecoveryThatIsInterruptedAtAnyStepCanBeRepeated) {
       const Snapshot old_seen = tree.look();
       first_stopped = stopped_at(first, [&](const StepHook& hook) { tree.operate(hook); });
       if (!first_stopped) break;
+      test::count_examined_states();
       const bool recorded = tree.has_record();
       const bool second_stopped = stopped_at(second, [&](const StepHook& hook) { tree.recover(hook); });
       tree.recover({});

@@ -80,14 +80,13 @@ TEST_P(OperationCrashTest, LeavesTheOldStateOrTheNewOne) {
   int step = 0;
   int old_outcomes = 0;
   int new_outcomes = 0;
-  size_t states = 0;
   for (bool stopped = true; stopped && !HasFailure(); ++step) {
     SCOPED_TRACE(testing::Message() << "stopped before step " << step);
     restore();
     stopped = stops_before(step, root(), operation.work);
     ASSERT_TRUE(Host::open(root(), {}));  // recovers
     const auto state = look_at(root());
-    ++states;
+    count_examined_states();
     EXPECT_TRUE(state == old_state || state == new_state) << testing::PrintToString(state);
     (state == new_state ? new_outcomes : old_outcomes)++;
     // The same, with the recovery ended before each of its own steps.
@@ -97,14 +96,13 @@ TEST_P(OperationCrashTest, LeavesTheOldStateOrTheNewOne) {
       ASSERT_TRUE(stops_before(step, root(), operation.work));
       if (!stops_before(again, root(), nothing)) break;
       ASSERT_TRUE(Host::open(root(), {}));
-      ++states;
+      count_examined_states();
       EXPECT_TRUE(look_at(root()) == state);
     }
   }
   EXPECT_GE(step, operation.least_steps);
   EXPECT_GE(old_outcomes, operation.least_old);
   EXPECT_GE(new_outcomes, 4);
-  report_examined_states(states, "processes ended");
 }
 
 INSTANTIATE_TEST_SUITE_P(All, OperationCrashTest, testing::ValuesIn([] {

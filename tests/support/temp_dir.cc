@@ -1,5 +1,7 @@
 #include "support/temp_dir.h"
 
+#include <unistd.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -8,8 +10,9 @@
 
 namespace varve::test {
 
-TempDir::TempDir() {
+TempDir::TempDir(Kind kind) {
   const char* base = std::getenv("TMPDIR");
+  if (kind == kInMemory && ::access("/dev/shm", W_OK | X_OK) == 0) base = "/dev/shm";
   path_ = std::string(base != nullptr && *base != '\0' ? base : "/tmp") + "/varve-test-XXXXXX";
   if (::mkdtemp(path_.data()) == nullptr) {
     std::perror(path_.c_str());

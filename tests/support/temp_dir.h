@@ -1,4 +1,5 @@
 // A fresh directory below $TMPDIR (default /tmp) that is removed, with everything in it, at the end of the test.
+// In memory, where the machine has a place for that: for tests that wait for many flushes and have no use for them.
 #pragma once
 
 #include <string>
@@ -7,7 +8,8 @@ namespace varve::test {
 
 class TempDir {
  public:
-  TempDir();
+  enum Kind { kOnDisk, kInMemory };
+  explicit TempDir(Kind kind = kOnDisk);
   TempDir(const TempDir&) = delete;
   TempDir& operator=(const TempDir&) = delete;
   ~TempDir();
