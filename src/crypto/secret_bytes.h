@@ -33,7 +33,7 @@ class SecretBytes {
   std::span<std::byte> bytes() { return bytes_; }
   std::span<const std::byte> bytes() const { return bytes_; }
   std::string_view text() const {
-    return {static_cast<const char*>(static_cast<const void*>(bytes_.data())), bytes_.size()};
+    return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()};
   }
   size_t size() const { return bytes_.size(); }
 

@@ -31,10 +31,10 @@ struct FreeContext {
 using Context = std::unique_ptr<EVP_CIPHER_CTX, FreeContext>;
 
 const unsigned char* raw(const std::byte* bytes) {
-  return static_cast<const unsigned char*>(static_cast<const void*>(bytes));
+  return reinterpret_cast<const unsigned char*>(bytes);
 }
 unsigned char* raw(std::byte* bytes) {
-  return static_cast<unsigned char*>(static_cast<void*>(bytes));
+  return reinterpret_cast<unsigned char*>(bytes);
 }
 
 enum class Direction : int { kDecrypt = 0, kEncrypt = 1 };

@@ -11,7 +11,7 @@
 
 namespace varve::image {
 
-Result<std::shared_ptr<LuksImage>> LuksImage::open(std::shared_ptr<BlockDevice> file,
+Result<std::shared_ptr<LuksImage>> LuksImage::open(const std::shared_ptr<BlockDevice>& file,
                                                    const crypto::SecretBytes* passphrase) {
   std::array<std::byte, crypto::kLuksHeaderBytes> bytes{};
   TRY(qcow2::read_padded(*file, 0, bytes));

@@ -15,7 +15,7 @@ class LuksImage final : public BlockDevice {
  public:
   // With a passphrase the disk can be read and written; kPermission where no slot opens with it. Without one only the
   // header is looked at.
-  static Result<std::shared_ptr<LuksImage>> open(std::shared_ptr<BlockDevice> file,
+  static Result<std::shared_ptr<LuksImage>> open(const std::shared_ptr<BlockDevice>& file,
                                                  const crypto::SecretBytes* passphrase);
 
   const crypto::LuksHeader& header() const { return header_; }  // as it was when the image was opened

@@ -243,7 +243,7 @@ Result<std::optional<DomainDocument>> definition_of(const SnapshotDocument& snap
   if (then->firmware_is_uefi()) {
     plan.notes.emplace_back("the firmware's variables (NVRAM) are not part of a snapshot yet and stay as they are");
   }
-  return std::optional(std::move(*then));
+  return then;
 }
 
 Error was_running() {

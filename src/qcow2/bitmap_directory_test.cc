@@ -120,7 +120,7 @@ TEST_F(BitmapDirectory, TablesAreLimitedOneByOneAndTogether) {
   // 65 bitmaps of 131,072 entries each, all with the very same table.
   ASSERT_TRUE(file_.resize(4 << 20));
   extension_.nb_bitmaps = 65;
-  extension_.directory_size = 65 * 32;
+  extension_.directory_size = uint64_t{65} * 32;
   poke(file_, kDirectory + 8, uint32_t{131072});
   std::vector<std::byte> entry(32);
   ASSERT_TRUE(file_.read_at(kDirectory, entry));

@@ -25,7 +25,7 @@ DirtyBitmap bitmap(const std::string& name, uint64_t granularity, uint64_t disk_
 TEST(DirtyBitmap, RemembersEveryByteThatWasInserted) {
   std::mt19937 random(7);
   for (const uint64_t granularity : {512u, 4096u, 65536u}) {
-    constexpr uint64_t kSize = 1000 * 512;
+    constexpr uint64_t kSize = uint64_t{1000} * 512;
     DirtyBitmap b = bitmap("b", granularity, kSize);
     std::vector<bool> model((kSize + granularity - 1) / granularity);
     for (int i = 0; i < 30; ++i) {

@@ -173,7 +173,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Qcow2DataDevice,
 TEST(Qcow2OldAes, NumbersSectorsByTheGuestsOffset) {
   auto file = std::make_shared<MemoryDevice>("image");
   ASSERT_TRUE(Image::create(*file, {.size = 1 << 20, .old_aes_encryption = true}));
-  constexpr uint64_t kGuest = 2 * 65536;  // where the file has something else
+  constexpr uint64_t kGuest = uint64_t{2} * 65536;  // where the file has something else
   const std::vector<std::byte> data(65536, std::byte{0x42});
   std::vector<std::byte> expected(data.size());
   {
@@ -238,7 +238,7 @@ TEST(Qcow2DataFile, TakesNoSnapshotsAndNoCompressedClusters) {
 TEST(Qcow2DataFile, WhatIsWrittenAfterADiscardStays) {
   const auto data = std::make_shared<MemoryDevice>("data");
   const auto image = *Image::open(new_image_with_data_file(), {.writable = true, .data = data});
-  const std::vector<std::byte> old(4 * 65536, std::byte{1});
+  const std::vector<std::byte> old(size_t{4} * 65536, std::byte{1});
   const std::vector<std::byte> fresh(65536, std::byte{2});
   ASSERT_TRUE(image->write_at(0, old));
   ASSERT_TRUE(image->flush());

@@ -132,7 +132,7 @@ TEST(Qcow2Image, WritersOfDifferentPartsOfOneClusterDoNotLoseEachOthersBytes) {
   for (unsigned t = 0; t < 4; ++t)
     threads.emplace_back([&image, t] {
       std::vector<std::byte> data(512, static_cast<std::byte>(t + 1));
-      for (uint64_t at = t * 512; at < (4 << 20); at += 2048) EXPECT_TRUE(image->write_at(at, data));
+      for (uint64_t at = uint64_t{t} * 512; at < (4 << 20); at += 2048) EXPECT_TRUE(image->write_at(at, data));
     });
   std::thread flusher([&image] {
     for (int i = 0; i < 20; ++i) EXPECT_TRUE(image->flush());
@@ -257,18 +257,18 @@ class HeldBack final : public BlockDevice {
 // The file is made longer, for a cluster written in part, while other clusters are being written behind its end.
 TEST(Qcow2Image, WhatIsBeingWrittenIsNotCutOffWhenTheFileGrows) {
   constexpr uint64_t kTables = (32 << 20) / 512;  // as many as may be dirty
-  constexpr uint64_t kPerTable = 64 * 512;
+  constexpr uint64_t kPerTable = uint64_t{64} * 512;
   const auto memory = new_image({.size = (kTables + 1) * kPerTable, .cluster_size = 512});
   const auto file = std::make_shared<HeldBack>(memory);
   const auto image = open_image(file);
-  ASSERT_TRUE(image->write_at(8 * 512, pattern(512, 1)));
+  ASSERT_TRUE(image->write_at(uint64_t{8} * 512, pattern(512, 1)));
   const auto in_part = pattern(100, 5);
   for (uint64_t table = 0; table < kTables; ++table) ASSERT_TRUE(image->write_at(table * kPerTable, in_part));
-  const auto data = pattern(20 * 512, 6);
+  const auto data = pattern(size_t{20} * 512, 6);
   file->hold_next_write_of(data.size());
   std::thread writer([&] { EXPECT_TRUE(image->write_at(kTables * kPerTable, data)); });
   file->wait_until_held();
-  ASSERT_TRUE(image->write_zeroes(8 * 512, 512, ZeroMode::kMayUnmap));  // now there are too many dirty tables
+  ASSERT_TRUE(image->write_zeroes(uint64_t{8} * 512, 512, ZeroMode::kMayUnmap));  // now there are too many dirty tables
   writer.join();
   EXPECT_TRUE(file->resized_beside_it());
   ASSERT_TRUE(image->flush());

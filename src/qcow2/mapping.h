@@ -48,7 +48,7 @@ class Mapping {
   std::vector<uint64_t>& l1() { return l1_; }  // host byte order
   const std::vector<uint64_t>& l1() const { return l1_; }
 
-  uint64_t entries_per_table() const { return format_.cluster_size() / (8 * format_.entry_words()); }
+  uint64_t entries_per_table() const { return format_.cluster_size() / (uint64_t{8} * format_.entry_words()); }
   uint64_t l1_index(uint64_t guest_offset) const { return guest_offset >> format_.cluster_bits >> l2_bits_; }
   uint64_t l2_index(uint64_t guest_offset) const {
     return (guest_offset >> format_.cluster_bits) & (entries_per_table() - 1);

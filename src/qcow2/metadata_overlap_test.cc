@@ -8,7 +8,7 @@ namespace varve::qcow2 {
 namespace {
 
 constexpr uint64_t kCluster = 4096;
-constexpr uint64_t kEntryOfThird = 3 * 8;
+constexpr uint64_t kEntryOfThird = uint64_t{3} * 8;
 
 uint64_t word_at(MemoryDevice& file, uint64_t offset) {
   std::array<std::byte, 8> bytes{};

@@ -277,7 +277,7 @@ void Refcounts::add_used_clusters(size_t block, ClusterSet& used) const {
       uint64_t bits = 0xf;
       if (((four - kOnes) & ~four & kHighs) != 0) {  // at least one of them is 0
         bits = 0;
-        for (unsigned k = 0; k < 4; ++k) bits |= uint64_t{load_be<uint16_t>(at + 2 * k) != 0} << k;
+        for (unsigned k = 0; k < 4; ++k) bits |= uint64_t{load_be<uint16_t>(at + size_t{2} * k) != 0} << k;
       }
       word |= bits << i;
     }

@@ -126,7 +126,7 @@ TEST_F(HostileRefcounts, BlocksOfClustersFarBehindTheEndAreNoOrderToAllocate) {
 
 TEST_F(HostileRefcounts, AFewBlocksBehindTheEndAreHarmless) {
   const uint64_t end = *file_->size();
-  poke(*file_, table_ + 30 * 8, end);
+  poke(*file_, table_ + uint64_t{30} * 8, end);
   ASSERT_TRUE(file_->resize(end + 4096));
   set_count(end, 1);
   EXPECT_TRUE(Image::open(file_, {.writable = true}));

@@ -260,13 +260,13 @@ TEST_F(SnapshotTransactionTest, TablesThatAreSharedAlreadyAreNotWrittenAgain) {
 
 TEST_F(SnapshotTransactionTest, UsageTellsWhatASnapshotHoldsAlone) {
   make({.size = 16 << 20});
-  write(0, pattern(10 * 65536, 1));
+  write(0, pattern(size_t{10} * 65536, 1));
   create("s");
   auto usage = image_->snapshot_usage(0);
   ASSERT_TRUE(usage) << usage.error().message;
   EXPECT_EQ(usage->referenced_bytes, (10 + 1 + 1) * 65536u);  // data, an L2 table, the L1 table
   EXPECT_EQ(usage->exclusive_bytes, 65536u);                  // its L1 table
-  write(0, pattern(4 * 65536, 2));
+  write(0, pattern(size_t{4} * 65536, 2));
   usage = image_->snapshot_usage(0);
   EXPECT_EQ(usage->exclusive_bytes, (4 + 1 + 1) * 65536u);
 }

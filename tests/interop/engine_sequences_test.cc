@@ -9,6 +9,7 @@
 #include "io/file_device.h"
 #include "qcow2/snapshot_transaction.h"
 #include "support/process.h"
+#include "support/sanitizer.h"
 #include "support/temp_dir.h"
 
 namespace varve::qcow2 {
@@ -183,7 +184,7 @@ TEST_P(EngineSequences, VarveAndQemuAgreeAfterEveryStep) {
   std::mt19937_64 random(seed);
   const uint64_t size = model_.size();
   int serial = 0;
-  for (int step = 0; step < 200; ++step) {
+  for (int step = 0; step < (test::kSanitized ? 80 : 200); ++step) {
     SCOPED_TRACE(testing::Message() << GetParam().name << " seed " << seed << " step " << step);
     const bool ours = random() % 2 == 0;
     std::vector<std::string> names;

@@ -19,12 +19,7 @@
 #include <thread>
 
 #include "interop/image_command_peer.h"
-
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define VARVE_UNDER_SANITIZER
-#endif
-#endif
+#include "support/sanitizer.h"
 
 namespace varve::test {
 namespace {
@@ -111,9 +106,7 @@ class HostileCatalogue : public testing::TestWithParam<json> {
   // A minute, a gigabyte, and files of 256 MiB are more than any of these needs.
   ProcessResult run_ours(const std::vector<std::string>& program, const std::string& command) const {
     std::vector<std::string> argv = {"timeout", "60", "prlimit", "--fsize=268435456"};
-#ifndef VARVE_UNDER_SANITIZER
-    argv.push_back("--as=1073741824");
-#endif
+    if (!kSanitized) argv.push_back("--as=1073741824");  // sanitizers reserve terabytes
     argv.insert(argv.end(), program.begin(), program.end());
     return run_in_dir(argv, command);
   }
