@@ -19,7 +19,7 @@ namespace varve::image {
 namespace {
 
 constexpr uint64_t kWindow = uint64_t{1} << 32;   // guest bytes whose map is in memory at a time
-constexpr uint64_t kPiece = uint64_t{256} << 10;  // read at a time: both buffers stay in the processor's cache
+constexpr uint64_t kPiece = uint64_t{768} << 10;  // read at a time; with a third of it, a third more time is taken
 constexpr uint64_t kSector = 512;
 constexpr unsigned kThreads = 4;
 

@@ -80,6 +80,7 @@ class FileDevice final : public BlockDevice {
   Step next_step(uint64_t position, size_t length) const;
   ssize_t read_step(uint64_t position, std::span<std::byte> buffer);
   ssize_t write_step(uint64_t position, std::span<const std::byte> data);
+  void allocate_hole(uint64_t offset, uint64_t length) const;
   Error failed(int err, const char* doing, uint64_t length, uint64_t offset) const;
 
   UniqueFd fd_;
@@ -88,6 +89,7 @@ class FileDevice final : public BlockDevice {
   std::string path_;
   Access access_;
   bool is_block_device_;
+  bool allocates_holes_ = false;  // before it writes much into them
   bool ignores_flushes_ = false;
   uint32_t zero_alignment_ = 1;                 // block special files clear whole sectors only
   std::unique_ptr<RehearsalDevice> rehearsal_;  // Access::kRehearse only

@@ -150,6 +150,31 @@ TEST_F(FileDeviceTest, KeptZeroesStayAllocated) {
   EXPECT_EQ(read(*device, 0, 1 << 20), bytes(1 << 20, 0));
 }
 
+// Much at once is written into holes, over data, over both, and behind the end: what was there stays.
+TEST_F(FileDeviceTest, LargeWritesIntoHolesTouchNothingElse) {
+  constexpr size_t kSize = 24 << 20;
+  const auto device = create();
+  std::vector<std::byte> expected;
+  std::mt19937_64 random(4711);
+  for (int i = 0; i < 40; ++i) {
+    const size_t offset = random() % kSize;
+    const size_t length = random() % (i % 2 == 0 ? 2 << 20 : 40000) + 1;
+    const auto data = bytes(length, static_cast<int>(random() % 255) + 1);
+    ASSERT_TRUE(device->write_at(offset, data));
+    expected.resize(std::max(expected.size(), offset + length));
+    std::copy(data.begin(), data.end(), expected.begin() + static_cast<ptrdiff_t>(offset));
+    ASSERT_EQ(*device->size(), expected.size());
+  }
+  EXPECT_TRUE(read(*device, 0, expected.size()) == expected);
+  // A hole is still one, and so is what lies behind the end.
+  const auto other = create("other.img");
+  ASSERT_TRUE(other->resize(64 << 20));
+  ASSERT_TRUE(other->write_at(16 << 20, bytes(1 << 20, 1)));
+  EXPECT_EQ(*other->size(), uint64_t{64} << 20);
+  EXPECT_LE(*other->allocated_bytes(), uint64_t{2} << 20);
+  EXPECT_EQ(read(*other, 0, 16 << 20), bytes(16 << 20, 0));
+}
+
 TEST_F(FileDeviceTest, ResizeShrinksAndGrows) {
   auto device = create();
   ASSERT_TRUE(device->write_at(0, bytes(1000, 9)));
