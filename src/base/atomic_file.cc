@@ -1,5 +1,6 @@
 #include "base/atomic_file.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/random.h>
@@ -12,11 +13,12 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
 
-#include "base/unique_fd.h"
+#include "base/paths.h"
 
 namespace varve {
 namespace {
@@ -48,8 +50,7 @@ Result<Place> find_place(const std::string& path, const char* doing) {
   if (place.name.empty() || place.name == "." || place.name == "..") {
     return invalid(fmt::format("cannot {} '{}': that is a directory", doing, path), path);
   }
-  const std::string directory = slash == 0 ? "/" : path.substr(0, slash);
-  place.directory = UniqueFd(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  place.directory = UniqueFd(::open(directory_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!place.directory) return system_error(errno, fmt::format("cannot {} '{}'", doing, path), path);
   return place;
 }
@@ -83,14 +84,33 @@ Result<std::string> unpredictable_name() {
   return fmt::format("{}{:016x}{}", kTemporaryPrefix, random, kTemporarySuffix);
 }
 
-Result<void> write_all(int fd, std::string_view contents, const char* doing, const std::string& path) {
-  while (!contents.empty()) {
-    const ssize_t n = ::write(fd, contents.data(), contents.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return system_error(n == 0 ? ENOSPC : errno, fmt::format("cannot {} '{}'", doing, path), path);
-    contents.remove_prefix(static_cast<size_t>(n));
+// Makes the file or directory, which this process has just made in the open directory, the owner's.
+void give_to(int fd, int directory, const std::optional<Owner>& owner) {
+  struct stat above = {};
+  if (!owner || ::fstat(directory, &above) != 0 || above.st_uid != owner->user) return;
+  [[maybe_unused]] const int harmless = ::fchown(fd, owner->user, owner->group);
+}
+
+bool is_empty_directory(int fd) {
+  const std::unique_ptr<DIR, int (*)(DIR*)> entries(::fdopendir(::fcntl(fd, F_DUPFD_CLOEXEC, 0)), &::closedir);
+  if (entries == nullptr) return false;
+  while (const dirent* entry = ::readdir(entries.get())) {
+    const std::string_view name = entry->d_name;
+    if (name != "." && name != "..") return false;
   }
-  return {};
+  return true;
+}
+
+// As mkdir; what `errno` says otherwise.
+int make_directory(const std::string& path, unsigned mode, const std::optional<Owner>& owner) {
+  const UniqueFd above(::open(directory_of(path).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  const std::string name = path.substr(path.rfind('/') + 1);
+  if (!above || ::mkdirat(above.get(), name.c_str(), mode) != 0) return -1;
+  if (!owner) return 0;
+  // Whose directory it lies in may have put something else in its place already.
+  const UniqueFd made(::openat(above.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (made && is_empty_directory(made.get())) give_to(made.get(), above.get(), owner);
+  return 0;
 }
 
 // A temporary file in the place's directory; removed unless it was renamed.
@@ -158,7 +178,7 @@ Result<void> write_beside_and_rename(const std::string& path, std::string_view c
     if (::fchmod(temporary.fd(), options.mode) != 0) {
       return system_error(errno, fmt::format("cannot {} '{}'", doing, path), path);
     }
-    give_to(temporary.fd(), options.owner);
+    give_to(temporary.fd(), place.directory.get(), options.owner);
   }
   // Contents before name: a crash must not leave the name on contents that never came.
   if (::fsync(temporary.fd()) != 0) return system_error(errno, fmt::format("cannot {} '{}'", doing, path), path);
@@ -224,6 +244,37 @@ Result<void> create_file(const std::string& path, std::string_view contents, con
   return write_beside_and_rename(path, contents, options, Existing::kRefuse);
 }
 
+Result<UniqueFd> create_empty_file(const std::string& path, unsigned mode, const std::optional<Owner>& owner) {
+  const Place place = TRY(find_place(path, "create"));
+  constexpr int kFlags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+  UniqueFd fd(::openat(place.directory.get(), place.name.c_str(), kFlags, mode));
+  if (!fd) return system_error(errno, fmt::format("cannot create '{}'", path), path);
+  give_to(fd.get(), place.directory.get(), owner);
+  return fd;
+}
+
+Result<void> write_all(int fd, std::string_view contents, const char* doing, const std::string& path) {
+  while (!contents.empty()) {
+    const ssize_t n = ::write(fd, contents.data(), contents.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return system_error(n == 0 ? ENOSPC : errno, fmt::format("cannot {} '{}'", doing, path), path);
+    contents.remove_prefix(static_cast<size_t>(n));
+  }
+  return {};
+}
+
+Result<bool> can_make_file_of(const std::string& directory, const Owner& owner) {
+  const char* doing = "try to write to";
+  const Place place = TRY(find_place(directory + "/any", doing));
+  const UniqueFd nameless(::openat(place.directory.get(), ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600));
+  Temporary temporary(place);
+  if (!nameless) TRY(temporary.create(doing, directory));
+  const int fd = nameless ? nameless.get() : temporary.fd();
+  struct stat made = {};
+  if (::fstat(fd, &made) != 0) return system_error(errno, fmt::format("cannot {} '{}'", doing, directory), directory);
+  return (made.st_uid == owner.user && made.st_gid == owner.group) || ::fchown(fd, owner.user, owner.group) == 0;
+}
+
 Result<void> remove_file_durably(const std::string& path) {
   const Place place = TRY(find_place(path, "remove"));
   if (::unlinkat(place.directory.get(), place.name.c_str(), 0) != 0) {
@@ -243,11 +294,6 @@ Result<void> rename_file_durably(const std::string& from, const std::string& to)
   return sync_open_directory(source.directory.get(), "rename", from);
 }
 
-void give_to(int fd, const std::optional<Owner>& owner) {
-  if (owner) [[maybe_unused]]
-    const int harmless = ::fchown(fd, owner->user, owner->group);
-}
-
 Result<void> make_directories(const std::string& path, unsigned mode, const std::optional<Owner>& owner) {
   if (path.empty() || path[0] != '/') {
     return invalid(fmt::format("cannot make the directory '{}': the path is not absolute", path), path);
@@ -256,12 +302,7 @@ Result<void> make_directories(const std::string& path, unsigned mode, const std:
     const size_t start = end;
     end = std::min(path.find('/', start), path.size());
     const std::string directory = path.substr(0, end);
-    if (::mkdir(directory.c_str(), mode) == 0) {
-      if (owner) {
-        // Whose directory it lies in may have put something else in its place already.
-        const UniqueFd made(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-        if (made) give_to(made.get(), owner);
-      }
+    if (make_directory(directory, mode, owner) == 0) {
       TRY(sync_directory(path.substr(0, start)));
       continue;
     }

@@ -14,6 +14,7 @@
 #include <string_view>
 
 #include "base/result.h"
+#include "base/unique_fd.h"
 
 namespace varve {
 
@@ -26,15 +27,14 @@ struct Owner {
   unsigned group = 0;
 };
 
-// Makes the open file `fd`, which this process has just made, the owner's, if one is named. Where the system does not
-// let it (no capability, an identity that the file system or the container does not know) the file stays this process's
-// own: that is no reason to fail, and none to stop half-way.
-void give_to(int fd, const std::optional<Owner>& owner);
-
+// Whoever makes files here may say whose they are to be. They become the owner's where the directory that they are made
+// in is the owner's, too: what somebody put in that directory's place meanwhile gets nothing. Where the system does not
+// let it (no capability, an identity that the file system or the container does not know) they stay this process's own:
+// that is no reason to fail, and none to stop half-way.
 struct ReplaceOptions {
   // The exact mode of a file that was not there before, whatever the umask. One that was there keeps its own.
   unsigned mode = 0600;
-  // Of a file that was not there before: whose it is to be, if not this process's (give_to).
+  // Of a file that was not there before: whose it is to be, if not this process's.
   std::optional<Owner> owner = std::nullopt;
 };
 
@@ -46,14 +46,26 @@ Result<void> replace_file(const std::string& path, std::string_view contents, co
 // Like replace_file for a path that must not exist yet (kAlreadyExists), even if somebody else creates it meanwhile.
 Result<void> create_file(const std::string& path, std::string_view contents, const ReplaceOptions& options = {});
 
+// Makes a file for reading and writing, with `mode` less the umask, where nothing is yet: kAlreadyExists (EEXIST) where
+// there is something, a link among them. Not durable before its directory is.
+Result<UniqueFd> create_empty_file(const std::string& path, unsigned mode, const std::optional<Owner>& owner);
+
+// The whole of `contents`, from where the file's position is.
+Result<void> write_all(int fd, std::string_view contents, const char* doing, const std::string& path);
+
+// Whether a file that this process makes in the directory is the owner's, or can be given to them, as copy_ownership
+// does. Asks the system, with a file that has no name, or a temporary one where the file system knows no such files.
+// kPermission and others where none can be made.
+Result<bool> can_make_file_of(const std::string& directory, const Owner& owner);
+
 // kNotFound where there is none.
 Result<void> remove_file_durably(const std::string& path);
 
 // Renames a file, replacing what stands at `to`; both directories are made durable.
 Result<void> rename_file_durably(const std::string& from, const std::string& to);
 
-// Makes `path` and those of its parents that are missing, with `mode` less the umask. A directory that is there
-// already is left as it is.
+// Makes `path` and those of its parents that are missing, with `mode` less the umask, and the owner's. A directory that
+// is there already is left as it is.
 Result<void> make_directories(const std::string& path, unsigned mode = 0755,
                               const std::optional<Owner>& owner = std::nullopt);
 

@@ -258,6 +258,48 @@ TEST_F(AtomicFile, DirectoriesAreMadeWhereTheyAreMissing) {
             "cannot make the directory '" + dir_ / "a/file/d" + "': '" + dir_ / "a/file" + "' is not a directory");
 }
 
+// What lies in somebody's own directory becomes theirs; what was put in its place does not.
+TEST_F(AtomicFile, OwnersAreGivenWhatLiesInTheirOwnDirectories) {
+  REQUIRES_ROOT();
+  const Owner nobody{.user = 65534, .group = 65534};
+  std::filesystem::create_directories(dir_ / "theirs");
+  std::filesystem::create_directories(dir_ / "ours");
+  ASSERT_EQ(::chown((dir_ / "theirs").c_str(), nobody.user, nobody.group), 0);
+  for (const std::string& directory : {dir_ / "theirs", dir_ / "ours"}) {
+    const bool theirs = directory == dir_ / "theirs";
+    const unsigned expected = theirs ? nobody.user : 0;
+    ASSERT_TRUE(make_directories(directory + "/a/b", 0700, nobody));
+    ASSERT_TRUE(create_file(directory + "/document", "text", {.owner = nobody}));
+    ASSERT_TRUE(create_empty_file(directory + "/empty", 0600, nobody));
+    for (const char* made : {"/a", "/a/b", "/document", "/empty"})
+      EXPECT_EQ(status(directory + made).st_uid, expected) << directory << made;
+  }
+  EXPECT_EQ(create_empty_file(dir_ / "ours/empty", 0600, nobody).error().sys_errno, EEXIST);
+  std::filesystem::create_symlink("nowhere", dir_ / "ours/link");
+  EXPECT_EQ(create_empty_file(dir_ / "ours/link", 0600, nobody).error().sys_errno, EEXIST);
+}
+
+TEST_F(AtomicFile, WhoseFilesCanBeMadeIsTriedWithoutATrace) {
+  REQUIRES_ROOT();
+  ASSERT_EQ(::chmod(dir_.path().c_str(), 0777), 0);
+  EXPECT_TRUE(*can_make_file_of(dir_.path(), {.user = 65534, .group = 65534}));
+  {
+    const OtherUser other;
+    EXPECT_FALSE(*can_make_file_of(dir_.path(), {.user = 0, .group = 0}));
+    EXPECT_TRUE(*can_make_file_of(dir_.path(), {.user = ::geteuid(), .group = ::getegid()}));
+  }
+  // A directory that gives its group to what is made in it.
+  ASSERT_EQ(::chown(dir_.path().c_str(), 0, 7), 0);
+  ASSERT_EQ(::chmod(dir_.path().c_str(), 02777), 0);
+  {
+    const OtherUser other;
+    EXPECT_TRUE(*can_make_file_of(dir_.path(), {.user = ::geteuid(), .group = 7}));
+    EXPECT_FALSE(*can_make_file_of(dir_.path(), {.user = ::geteuid(), .group = 8}));
+  }
+  EXPECT_TRUE(names_in(dir_.path()).empty());
+  EXPECT_EQ(can_make_file_of(dir_ / "nothing", {}).error().kind, ErrorKind::kNotFound);
+}
+
 TEST_F(AtomicFile, TemporaryNamesAreKnown) {
   EXPECT_TRUE(is_temporary_file_name(".varve-0123456789abcdef.tmp"));
   EXPECT_FALSE(is_temporary_file_name(".varve-0123456789abcdeX.tmp"));

@@ -5,7 +5,6 @@
 #include <grp.h>
 #include <linux/fs.h>
 #include <pwd.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -54,12 +53,6 @@ std::optional<std::string> closed_directory(const std::string& path) {
   return std::nullopt;
 }
 
-bool has_attribute(const std::string& path, unsigned attribute) {
-  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC));
-  unsigned attributes = 0;
-  return fd && ::ioctl(fd.get(), FS_IOC_GETFLAGS, &attributes) == 0 && (attributes & attribute) != 0;
-}
-
 // The AppArmor profile or SELinux domain that this process runs in; empty where it is not confined.
 std::string confinement() {
   const UniqueFd fd(::open("/proc/self/attr/current", O_RDONLY | O_CLOEXEC));
@@ -84,9 +77,11 @@ std::string ownership_remedy(const std::string& path, const struct stat& status,
 }  // namespace
 
 std::string permission_remedy(const std::string& any_path, int error) {
+  if (any_path.empty()) return {};
   std::error_code unknown;
-  const std::string path = std::filesystem::absolute(any_path, unknown).string();
-  if (any_path.empty() || unknown) return {};
+  std::string path = std::filesystem::weakly_canonical(any_path, unknown).string();
+  if (unknown) path = std::filesystem::absolute(any_path, unknown).string();  // a directory on the way is closed
+  if (unknown) return {};
   struct stat above = {};
   struct stat file = {};
   if (const auto closed = closed_directory(path)) {

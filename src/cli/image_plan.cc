@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/paths.h"
 #include "base/units.h"
 #include "cli/image_errors.h"
 #include "cli/plan_text.h"
@@ -87,9 +88,7 @@ Result<void> check_target(Plan& plan, const std::string& path) {
     return {};
   }
   if (errno != ENOENT) return system_error(errno, fmt::format("cannot create '{}'", path), path);
-  const size_t slash = file.rfind('/');
-  const std::string directory = slash == std::string::npos ? "." : slash == 0 ? "/" : file.substr(0, slash);
-  if (::faccessat(AT_FDCWD, directory.c_str(), W_OK | X_OK, AT_EACCESS) != 0)
+  if (::faccessat(AT_FDCWD, directory_of(file).c_str(), W_OK | X_OK, AT_EACCESS) != 0)
     return system_error(errno, fmt::format("cannot create '{}'", path), path);
   plan.checks.push_back(fmt::format("{} is not there, and its directory can be written", path));
   return {};

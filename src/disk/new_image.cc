@@ -1,6 +1,5 @@
 #include "disk/new_image.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -9,7 +8,6 @@
 
 #include "base/atomic_file.h"
 #include "base/paths.h"
-#include "base/unique_fd.h"
 #include "io/file_device.h"
 #include "io/memory_device.h"
 #include "io/rehearsal_device.h"
@@ -43,18 +41,18 @@ Result<uint64_t> NewImage::new_bytes() const {
 
 Result<void> NewImage::claim(const Layout& layout) const {
   const std::string host_path = TRY(layout.resolve_for_creation(path));
-  const UniqueFd fd(::open(host_path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, kMode));
-  if (fd) {
-    give_to(fd.get(), layout.new_file_owner());
-    return {};
-  }
-  if (errno == EEXIST) return check_free(layout);
-  return system_error(errno, fmt::format("can't create the image {}", host_path), host_path);
+  const auto made = create_empty_file(host_path, kMode, layout.new_file_owner());
+  if (made) return {};
+  if (made.error().sys_errno == EEXIST) return check_free(layout);
+  return system_error(made.error().sys_errno, fmt::format("can't create the image {}", host_path), host_path);
 }
 
 Result<void> NewImage::fill(const Layout& layout) const {
   const std::string host_path = TRY(layout.resolve(path));
-  const auto file = TRY(FileDevice::create(host_path, LockRequest::format_writer(), kMode));
+  const auto file = TRY(FileDevice::open(host_path, Access::kReadWrite, LockRequest::format_writer()));
+  if (TRY(file->size()) != 0) {  // not what was claimed any more
+    return make_error(ErrorKind::kAlreadyExists, fmt::format("somebody else has written to {} meanwhile", host_path));
+  }
   if (format == "raw") {
     TRY(file->resize(options.size));
   } else {

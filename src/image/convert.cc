@@ -64,21 +64,25 @@ Result<void> for_each_window(const ConvertSource& source, const ConvertOptions& 
       return options.only_top_layer ? top_extents(source, offset, length)
                                     : visible_extents(source.layers, offset, length);
     };
+    const auto all_data = [&] { return std::vector<Extent>{{offset, length, ExtentKind::kData}}; };
     Result<std::vector<Extent>> extents = extents_of_window();
     while (!extents && options.salvage && length > kSectorSize) {
       length = div_round_up(div_round_up(length, kSectorSize), 4) * kSectorSize;
       extents = extents_of_window();
     }
     const bool shortened = length < std::min(kExtentWindow, source.size - offset);
-    if (!extents && options.salvage) {
+    const auto salvage = [&] {  // what nobody can tell is taken for data
+      if (extents || !options.salvage) return;
       options.salvage->unknown(offset, extents.error());
-      extents = std::vector<Extent>{{offset, length, ExtentKind::kData}};
-    }
+      extents = all_data();
+    };
+    salvage();
     if (shortened && options.compress_into != nullptr) {  // clusters are not written in parts
       const uint64_t cluster_size = options.compress_into->header().cluster_size();
       const bool is_part = length < cluster_size;
       length = is_part ? std::min(cluster_size, source.size - offset) : align_down(length, cluster_size);
-      extents = is_part ? std::vector<Extent>{{offset, length, ExtentKind::kData}} : extents_of_window();
+      extents = is_part ? all_data() : extents_of_window();
+      salvage();
     }
     if (!extents) {
       Error error = std::move(extents).error();

@@ -1,6 +1,7 @@
 #include "io/free_space.h"
 
 #include <fmt/format.h>
+#include <linux/fs.h>
 #include <linux/magic.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -52,7 +53,7 @@ uint64_t reserved_clusters(dev_t device) {
   return file >> count ? count : 0;
 }
 
-bool is_binding(const struct statfs& fs) {
+bool is_binding(const std::string& path, const struct statfs& fs) {
   if (fs.f_blocks == 0) return false;  // a tmpfs without a limit
   switch (static_cast<unsigned>(fs.f_type)) {
     case EXT4_SUPER_MAGIC:  // and ext2, ext3
@@ -61,10 +62,22 @@ bool is_binding(const struct statfs& fs) {
     case MSDOS_SUPER_MAGIC:
       return true;
     case BTRFS_SUPER_MAGIC:
-      return !any_btrfs_compresses();
+      return !any_btrfs_compresses() && !has_attribute(path, FS_COMPR_FL);
     default:
       return false;
   }
+}
+
+// Bytes that this process may still write. Root may have what is reserved for it; and btrfs gives everybody what it
+// has, although it says 0 to all but root when its metadata runs short.
+uint64_t available_bytes(const struct statfs& fs, dev_t device) {
+  uint64_t blocks = fs.f_bavail;
+  if (fs.f_type == BTRFS_SUPER_MAGIC) {
+    blocks = fs.f_bfree;
+  } else if (::geteuid() == 0 && fs.f_bfree > blocks) {
+    blocks = std::max<uint64_t>(blocks, fs.f_bfree - std::min(fs.f_bfree, reserved_clusters(device)));
+  }
+  return blocks * static_cast<uint64_t>(fs.f_frsize != 0 ? fs.f_frsize : fs.f_bsize);
 }
 
 }  // namespace
@@ -73,15 +86,16 @@ std::optional<FreeSpace> free_space(const std::string& path) {
   const std::string at = existing(path);
   struct statfs fs = {};
   struct stat here = {};
-  if (::statfs(at.c_str(), &fs) != 0 || ::stat(at.c_str(), &here) != 0 || S_ISBLK(here.st_mode) || !is_binding(fs))
+  if (::statfs(at.c_str(), &fs) != 0 || ::stat(at.c_str(), &here) != 0 || S_ISBLK(here.st_mode) || !is_binding(at, fs))
     return std::nullopt;
   FreeSpace space;
   space.file_system = here.st_dev;
-  uint64_t blocks = fs.f_bavail;
-  if (::geteuid() == 0 && fs.f_bfree > blocks)  // what is reserved for root is in f_bfree only
-    blocks = std::max<uint64_t>(blocks, fs.f_bfree - std::min(fs.f_bfree, reserved_clusters(here.st_dev)));
-  space.available = blocks * static_cast<uint64_t>(fs.f_frsize != 0 ? fs.f_frsize : fs.f_bsize);
+  space.available = available_bytes(fs, here.st_dev);
   space.mount_point = mount_point_of(at);
+  // In a directory with a project quota, ext4 and XFS give the quota's figures, and of its limits the soft one.
+  struct statfs whole = {};
+  if (::statfs(space.mount_point.c_str(), &whole) == 0 && whole.f_type == fs.f_type)
+    space.available = std::max(space.available, available_bytes(whole, here.st_dev));
   return space;
 }
 

@@ -58,12 +58,13 @@ void Operation::remove_directory(const std::string& root_path) {
 Result<void> Operation::check() {
   Preflight preflight(failure_);
   WriteAccess access(host_.layout());
-  preflight.accept(access.check(Journal::record_path(record_.domain)));
+  preflight.accept(access.check(Journal::record_path(record_.domain), FileFate::kDocumentReplaced));
   for (const FileChange& change : record_.changes) {
-    preflight.accept(access.check(change.path, change.contents ? FileFate::kReplaced : FileFate::kRemoved));
+    preflight.accept(
+        access.check(change.path, change.contents ? FileFate::kDocumentReplaced : FileFate::kDocumentRemoved));
   }
-  for (const std::string& path : record_.removed_images) preflight.accept(access.check(path, FileFate::kRemoved));
-  for (const NewImage& image : new_images_) preflight.accept(access.check(image.path));
+  for (const std::string& path : record_.removed_images) preflight.accept(access.check(path, FileFate::kImageRemoved));
+  for (const NewImage& image : new_images_) preflight.accept(access.check(image.path, FileFate::kImageMade));
   plan_.checks.emplace_back("all files and directories that change can be written");
   preflight.accept(check_space());
   plan_.checks.emplace_back("there is space for it");
@@ -75,6 +76,9 @@ Result<void> Operation::check() {
 Result<void> Operation::check_space() const {
   const Layout& layout = host_.layout();
   SpaceNeeds most;
+  const auto add = [&](const std::string& root_path, uint64_t bytes) {
+    if (const auto at = layout.nearest_existing(root_path)) most.add(*at, bytes);  // what is in the way, access says
+  };
   uint64_t record = 0;
   uint64_t largest_replaced = 0;  // what is replaced goes as its successor comes: one at a time is there twice
   for (const FileChange& change : record_.changes) {
@@ -84,11 +88,11 @@ Result<void> Operation::check_space() const {
     if (layout.resolve(change.path)) {
       largest_replaced = std::max(largest_replaced, bytes);
     } else {
-      most.add(layout.shown(change.path), bytes);
+      add(change.path, bytes);
     }
   }
-  most.add(layout.shown(Layout::journal_directory()), record + largest_replaced);
-  for (const NewImage& image : new_images_) most.add(layout.shown(image.path), TRY(image.new_bytes()));
+  add(Layout::journal_directory(), record + largest_replaced);
+  for (const NewImage& image : new_images_) add(image.path, TRY(image.new_bytes()));
   SpaceNeeds least = most;
   for (const ImageRepair& repair : repairs_) {
     most.add(repair.file().name(), repair.new_bytes());

@@ -10,6 +10,7 @@
 #include <csignal>
 #include <cstdlib>
 
+#include "base/atomic_file.h"
 #include "store/file_change.h"
 
 namespace varve {
@@ -34,18 +35,22 @@ Result<LockFile> open_lock_file(const Layout& layout, const std::string& domain,
     if (!directory) return file;
   }
   file.path = TRY(std::move(directory)) + "/" + domain;
-  constexpr int kFlags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW;
-  file.fd = UniqueFd(::open(file.path.c_str(), kFlags | O_EXCL, 0644));
-  if (file.fd) {
-    give_to(file.fd.get(), layout.new_file_owner());
-  } else if (errno == EEXIST) {
-    file.fd = UniqueFd(::open(file.path.c_str(), kFlags, 0644));
+  int err = 0;
+  const auto open = [&](int flags) {
+    file.fd = UniqueFd(::open(file.path.c_str(), flags | O_CLOEXEC | O_NOFOLLOW, 0644));
+    err = file.fd ? 0 : errno;
+  };
+  if (auto made = create_empty_file(file.path, 0644, layout.new_file_owner())) {
+    file.fd = std::move(*made);
+    return file;
+  } else if (err = made.error().sys_errno; err == EEXIST) {
+    open(O_RDWR | O_CREAT);
   }
-  if (!file.fd && reading && is_unwritable(errno)) {
-    file.fd = UniqueFd(::open(file.path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-    if (!file.fd && (errno == ENOENT || is_unwritable(errno))) return file;
+  if (!file.fd && reading && is_unwritable(err)) {
+    open(O_RDONLY);
+    if (!file.fd && (err == ENOENT || is_unwritable(err))) return file;
   }
-  if (!file.fd) return system_error(errno, fmt::format("can't open the lock of '{}'", domain), file.path);
+  if (!file.fd) return system_error(err, fmt::format("can't open the lock of '{}'", domain), file.path);
   return file;
 }
 

@@ -188,20 +188,12 @@ Result<void> Journal::write(const JournalRecord& record) {
     if (::unlink(temporary.c_str()) != 0 && errno != ENOENT) {
       return system_error(errno, fmt::format("can't remove {}", temporary), temporary);
     }
-    const UniqueFd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
-    if (!fd) return system_error(errno, fmt::format("can't write the journal record {}", temporary), temporary);
-    give_to(fd.get(), layout_.new_file_owner());
+    const UniqueFd fd = TRY(create_empty_file(temporary, 0600, layout_.new_file_owner()));
     step("write the journal record's temporary file");
-    size_t done = 0;
-    while (done < bytes.size()) {
-      const ssize_t n = ::write(fd.get(), bytes.data() + done, bytes.size() - done);
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) {
-        Error e = system_error(errno, fmt::format("can't write the journal record {}", temporary), temporary);
-        ::unlink(temporary.c_str());
-        return e;
-      }
-      done += static_cast<size_t>(n);
+    const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    if (auto written = write_all(fd.get(), text, "write the journal record", temporary); !written) {
+      ::unlink(temporary.c_str());
+      return std::move(written).error();
     }
     // Separates the contents from the name that makes them count.
     if (::fsync(fd.get()) != 0) {

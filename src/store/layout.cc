@@ -189,6 +189,10 @@ Result<std::string> Layout::resolve_for_creation(std::string_view root_path) con
                       directory);
 }
 
+Result<std::string> Layout::nearest_existing(std::string_view root_path) const {
+  return TRY(walk(root_, root_path)).host_path;
+}
+
 Result<std::string> Layout::make_directories(std::string_view root_path, unsigned mode) const {
   const Walk found = TRY(walk(root_, root_path));
   std::string directory = found.host_path;

@@ -48,6 +48,9 @@ class Layout {
   // The same where the last component need not exist (kNotFound: its directory does not). A last component that is a
   // link is followed.
   Result<std::string> resolve_for_creation(std::string_view root_path) const;
+  // The host path of what a root path leads to, or of the nearest directory on the way there that exists. Errors: other
+  // than that something is not there.
+  Result<std::string> nearest_existing(std::string_view root_path) const;
   // Makes a directory and its missing parents below ROOT (mode 0755 unless said) and gives its host path.
   Result<std::string> make_directories(std::string_view root_path, unsigned mode = 0755) const;
   // The root path of a host path, which must exist and be below ROOT; kRefused otherwise, with the command that would

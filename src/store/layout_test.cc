@@ -133,6 +133,15 @@ TEST_F(LayoutTest, TheLastComponentMayBeNew) {
   EXPECT_EQ(*layout().resolve_for_creation("/dangling"), root_ + "/var/target");
 }
 
+TEST_F(LayoutTest, TheNearestThatExistsIsFoundThroughLinksOfTheTree) {
+  std::filesystem::create_directory(root_ + "/srv");
+  link("/srv", "/data");
+  EXPECT_EQ(*layout().nearest_existing("/data/x/y"), root_ + "/srv");
+  EXPECT_EQ(*layout().nearest_existing("/data"), root_ + "/srv");
+  EXPECT_EQ(*layout().nearest_existing("/var/lib/libvirt/images/a.qcow2"), root_ + "/var/lib/libvirt/images/a.qcow2");
+  EXPECT_EQ(*layout().nearest_existing("/nothing/at/all"), root_);
+}
+
 TEST_F(LayoutTest, DirectoriesAreMadeBelowRoot) {
   std::filesystem::create_directory(root_ + "/srv");
   link("/srv", "/data");

@@ -129,6 +129,68 @@ TEST_F(PermissionsTest, WhatIsGoneNeedsNoPermissionToBeRemoved) {
   EXPECT_FALSE(std::filesystem::exists(host_.definition("vm")));
 }
 
+// What can't be looked at is not gone.
+TEST_F(PermissionsTest, AClosedDirectoryIsFoundBeforeAnythingIsRemoved) {
+  host_.make_domain("vm");
+  host_.varve_ok({"snapshot", "create", "vm", "a"});
+  give_host_to(kNobody);
+  ASSERT_EQ(::chown(snapshots().c_str(), 0, 0), 0);
+  ASSERT_EQ(::chmod(snapshots().c_str(), 0700), 0);
+  expect_refused(kNobody, {"-y", "vm", "undefine", "vm", "--snapshots", "--storage"}, 1, HasSubstr(snapshots()));
+}
+
+// A document is replaced by a rename, which would leave the file that the link leads to as it was.
+TEST_F(PermissionsTest, ADefinitionThatIsALinkIsFoundBeforeTheDisksChange) {
+  host_.make_domain("vm");
+  host_.varve_ok({"snapshot", "create", "vm", "a"});
+  std::string definition = test::read_whole_file(host_.definition("vm"));
+  const size_t at = definition.find("</name>");
+  definition.insert(at + 7, "\n  <title>another</title>");
+  const std::string elsewhere = host_.root() + "/etc/libvirt/vm.xml";
+  std::ofstream(elsewhere) << definition;
+  std::filesystem::remove(host_.definition("vm"));
+  std::filesystem::create_symlink("/etc/libvirt/vm.xml", host_.definition("vm"));
+  give_host_to(kNobody);
+  expect_refused(kNobody, {"-y", "snapshot", "revert", "vm", "a"}, 3,
+                 AllOf(HasSubstr("cannot write " + host_.definition("vm") + ": it is a symbolic link"),
+                       HasSubstr("nothing was changed")));
+}
+
+// It is the file that a link leads to which goes.
+TEST_F(PermissionsTest, AnImageThatIsALinkIsRemovedWhereItLies) {
+  host_.make_domain("vm", 1);
+  std::filesystem::create_directory(host_.root() + "/data");
+  std::filesystem::rename(host_.image("vm.qcow2"), host_.root() + "/data/vm.qcow2");
+  std::filesystem::create_symlink("/data/vm.qcow2", host_.image("vm.qcow2"));
+  give_host_to(kNobody);
+  const std::string data = host_.root() + "/data";
+  const std::string images = host_.root() + "/var/lib/libvirt/images";
+  ASSERT_EQ(::chmod(data.c_str(), 0555), 0);
+  expect_refused(kNobody, {"-y", "vm", "undefine", "vm", "--storage"}, 3,
+                 HasSubstr("cannot write to the directory " + data));
+  ASSERT_EQ(::chmod(data.c_str(), 0755), 0);
+  ASSERT_EQ(::chmod(images.c_str(), 0555), 0);
+  const auto result = varve_as(kNobody, {"-y", "vm", "undefine", "vm", "--storage"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_FALSE(std::filesystem::exists(data + "/vm.qcow2"));
+}
+
+// Whoever may write to it fills it, whoever it belongs to.
+TEST_F(PermissionsTest, AnEmptyImageThatIsThereAlreadyIsFilled) {
+  give_host_to(kNobody);
+  EXPECT_EQ(varve_as(kNobody, {"vm", "create", "other", "--disk", "64M"}).exit_code, 0);
+  const std::string image = host_.image("vm.qcow2");
+  std::ofstream(image).flush();
+  ASSERT_EQ(::chown(image.c_str(), kDaemon, kDaemon), 0);
+  ASSERT_EQ(::chmod(image.c_str(), 0600), 0);
+  expect_refused(kNobody, {"vm", "create", "vm", "--disk", "64M"}, 3, HasSubstr("cannot write to " + image));
+  ASSERT_EQ(::chmod(image.c_str(), 0666), 0);
+  const auto result = varve_as(kNobody, {"vm", "create", "vm", "--disk", "64M"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(owner_and_mode(image), "1:1 438");  // 0666
+  host_.expect_clean("vm.qcow2");
+}
+
 TEST_F(PermissionsTest, OwnersAndModesOfWhatIsChangedAreKept) {
   host_.make_domain("vm");
   host_.varve_ok({"snapshot", "create", "vm", "a"});
@@ -213,6 +275,14 @@ TEST_F(PermissionsTest, ReadOnlyAndImmutableFilesAreNamedWithTheirRemedy) {
   EXPECT_TRUE(host.contents() == before);
   test::run_ok({"mount", "-o", "remount,rw", disk.path()});
   host.varve_ok({"snapshot", "create", "vm", "s"});
+  // A directory that is a mount of its own, of the same file system.
+  const std::string images = host.root() + "/var/lib/libvirt/images";
+  test::run_ok({"mount", "--bind", images, images});
+  test::run_ok({"mount", "-o", "remount,ro,bind", images});
+  result = host.varve({"snapshot", "create", "vm", "t"});
+  test::run_ok({"umount", images});
+  EXPECT_NE(result.exit_code, 0);
+  EXPECT_THAT(result.err, HasSubstr("the file system mounted on " + images + " is read-only"));
 }
 
 // A record's temporary file has a name that others could know; whatever they put there is neither followed nor written.
