@@ -40,7 +40,7 @@ struct Place {
   std::string name;
 };
 
-Result<Place> find_place(const std::string& path, const char* doing) {
+Result<Place> find_place(const std::string& path, const char* doing, int access = O_RDONLY) {
   if (path.empty() || path[0] != '/') {
     return invalid(fmt::format("cannot {} '{}': the path is not absolute", doing, path), path);
   }
@@ -50,7 +50,7 @@ Result<Place> find_place(const std::string& path, const char* doing) {
   if (place.name.empty() || place.name == "." || place.name == "..") {
     return invalid(fmt::format("cannot {} '{}': that is a directory", doing, path), path);
   }
-  place.directory = UniqueFd(::open(directory_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  place.directory = UniqueFd(::open(directory_of(path).c_str(), access | O_DIRECTORY | O_CLOEXEC));
   if (!place.directory) return system_error(errno, fmt::format("cannot {} '{}'", doing, path), path);
   return place;
 }
@@ -245,7 +245,7 @@ Result<void> create_file(const std::string& path, std::string_view contents, con
 }
 
 Result<UniqueFd> create_empty_file(const std::string& path, unsigned mode, const std::optional<Owner>& owner) {
-  const Place place = TRY(find_place(path, "create"));
+  const Place place = TRY(find_place(path, "create", O_PATH));
   constexpr int kFlags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
   UniqueFd fd(::openat(place.directory.get(), place.name.c_str(), kFlags, mode));
   if (!fd) return system_error(errno, fmt::format("cannot create '{}'", path), path);

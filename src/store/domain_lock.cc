@@ -35,20 +35,20 @@ Result<LockFile> open_lock_file(const Layout& layout, const std::string& domain,
     if (!directory) return file;
   }
   file.path = TRY(std::move(directory)) + "/" + domain;
-  int err = 0;
-  const auto open = [&](int flags) {
-    file.fd = UniqueFd(::open(file.path.c_str(), flags | O_CLOEXEC | O_NOFOLLOW, 0644));
-    err = file.fd ? 0 : errno;
-  };
-  if (auto made = create_empty_file(file.path, 0644, layout.new_file_owner())) {
+  auto made = create_empty_file(file.path, 0644, layout.new_file_owner());
+  if (made) {
     file.fd = std::move(*made);
     return file;
-  } else if (err = made.error().sys_errno; err == EEXIST) {
-    open(O_RDWR | O_CREAT);
   }
+  int err = made.error().sys_errno;  // EEXIST, or in a closed directory EACCES, even where it is there
+  const auto open = [&](int flags) {
+    file.fd = UniqueFd(::open(file.path.c_str(), flags | O_CLOEXEC | O_NOFOLLOW, 0644));
+    if (!file.fd && (errno != ENOENT || err == EEXIST)) err = errno;
+  };
+  open(err == EEXIST ? O_RDWR | O_CREAT : O_RDWR);
   if (!file.fd && reading && is_unwritable(err)) {
     open(O_RDONLY);
-    if (!file.fd && (err == ENOENT || is_unwritable(err))) return file;
+    if (!file.fd && is_unwritable(err)) return file;
   }
   if (!file.fd) return system_error(err, fmt::format("can't open the lock of '{}'", domain), file.path);
   return file;

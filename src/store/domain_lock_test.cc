@@ -8,10 +8,12 @@
 
 #include <atomic>
 #include <filesystem>
+#include <fstream>
 #include <future>
 #include <optional>
 #include <thread>
 
+#include "support/process.h"
 #include "support/temp_dir.h"
 
 namespace varve {
@@ -130,6 +132,26 @@ TEST_F(DomainLockTest, WhoWaitedWhileTheFileWasReplacedHasTheLockThatOthersSee) 
   const auto third = DomainLock::try_acquire(layout_, "vm", Mode::kExclusive, "z");
   ASSERT_TRUE(third);
   EXPECT_FALSE(third->has_value());
+}
+
+// Where no lock can be made, one that is there serves: for changes who may write to it, for looking everybody.
+TEST_F(DomainLockTest, ALockThatIsThereServesInAClosedDirectory) {
+  REQUIRES_ROOT();
+  ASSERT_EQ(::chmod(dir_.path().c_str(), 0755), 0);
+  const std::string directory = *layout_.make_directories(Layout::lock_directory());
+  const std::string file = directory + "/vm";
+  std::ofstream(file).flush();
+  ASSERT_EQ(::chown(file.c_str(), 65534, 65534), 0);
+  ASSERT_EQ(::seteuid(65534), 0);
+  const auto theirs = DomainLock::try_acquire(layout_, "vm", Mode::kExclusive, "x");
+  const auto none = DomainLock::try_acquire(layout_, "other", Mode::kExclusive, "x");
+  const auto looking = DomainLock::try_acquire(layout_, "other", Mode::kShared, "x");
+  ASSERT_EQ(::seteuid(0), 0);
+  ASSERT_TRUE(theirs) << theirs.error().message;
+  EXPECT_TRUE(theirs->has_value());
+  ASSERT_FALSE(none);
+  EXPECT_EQ(none.error().kind, ErrorKind::kPermission);
+  EXPECT_TRUE(looking && looking->has_value());
 }
 
 TEST_F(DomainLockTest, ALockFileThatIsALinkIsNotFollowed) {
