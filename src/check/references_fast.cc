@@ -155,7 +155,7 @@ class FastPass {
     uint64_t fragmented = 0;
     uint64_t next = 0;
     uint64_t wrong = 0;
-    for (const std::byte* at = entries; at < end; at += kWords * 8) {
+    for (const std::byte* at = entries; at < end; at += size_t{kWords} * 8) {
       const auto entry = load_be<uint64_t>(at);
       if ((entry & (kL2Reserved | kCompressedFlag)) != 0) {
         if ((entry & kCompressedFlag) == 0 || !count_compressed<kWords, kIsActive>(at, entry, references)) return false;
@@ -205,7 +205,7 @@ class FastPass {
   template <unsigned kWords>
   bool count_external(const std::byte* entries) {
     uint64_t next = 0;
-    for (const std::byte* at = entries; at < entries + s_.layout.cluster_size(); at += kWords * 8) {
+    for (const std::byte* at = entries; at < entries + s_.layout.cluster_size(); at += size_t{kWords} * 8) {
       const auto entry = load_be<uint64_t>(at);
       if ((entry & (kL2Reserved | kCompressedFlag)) != 0) return false;
       const uint64_t offset = entry & kOffsetMask;

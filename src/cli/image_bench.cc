@@ -59,7 +59,7 @@ class Run {
   Result<void> part(uint64_t first, uint64_t count) {
     next_ = first;
     end_ = first + count;
-    const uint64_t useful = std::max(1u, std::thread::hardware_concurrency()) * kThreadsPerProcessor;
+    const uint64_t useful = uint64_t{std::max(1u, std::thread::hardware_concurrency())} * kThreadsPerProcessor;
     const uint64_t wanted = std::min({request_.depth, useful, count});
     {
       std::vector<std::jthread> threads;

@@ -198,7 +198,7 @@ ImageExit rehearse(Output& output, const CheckArguments& arguments, const OpenCh
   if (left.error != 0 || left.check_errors != 0) return failed(left.error, last_line);
   if (left.corruptions != 0 || left.leaks != 0)
     plan.notes.push_back(fmt::format("{} errors and {} leaked clusters would be left", left.corruptions, left.leaks));
-  print_image_plan(output, arguments.source.dry_run, std::move(plan));
+  print_image_plan(output, arguments.source.dry_run, plan);
   return {left.corruptions != 0 ? 2 : left.leaks != 0 ? 3 : 0};
 }
 

@@ -34,7 +34,8 @@ struct CreateRequest {
 Result<image::OpenImage> open_backing(const CreateRequest& request, const std::string& backing_file,
                                       const std::optional<std::string>& format) {
   std::optional<image::Format> known;
-  if (format && !(known = image::format_of_name(*format))) {
+  if (format) known = image::format_of_name(*format);
+  if (format && !known) {
     return make_error(ErrorKind::kInvalidArgument, fmt::format("Unknown driver '{}'", *format));
   }
   image::OpenFailure failure;
@@ -124,7 +125,7 @@ ImageExit create(Output& output, const CreateRequest& request) {
   }
   if (request.dry_run.wanted) {
     Result<Plan> plan = plan_of(request, options);
-    if (plan) return print_image_plan(output, request.dry_run, std::move(*plan));
+    if (plan) return print_image_plan(output, request.dry_run, *plan);
     return image_failure(output, fmt::format("{}: {}", request.path, plan.error().message), &plan.error());
   }
   if (!request.quiet) {

@@ -65,7 +65,7 @@ ImageExit show_plan(Output& output, const DdRequest& request, uint64_t bytes) {
     return image_failure(output, possible.error());
   plan.steps.push_back(fmt::format("make a {} image of a disk of {}", request.target_format, bytes_text(bytes)));
   plan.steps.push_back(fmt::format("copy {}, holes and all", bytes_text(bytes)));
-  return print_image_plan(output, request.source.dry_run, std::move(plan));
+  return print_image_plan(output, request.source.dry_run, plan);
 }
 
 ImageExit dd(Output& output, const DdRequest& request) {

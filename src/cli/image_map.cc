@@ -162,7 +162,7 @@ ImageExit image_map(const ImageCall& call) {
         if (id == 's')
           request.start = *number;
         else
-          request.max_length = *number;
+          request.max_length = number;
       }
     }
   }

@@ -16,7 +16,7 @@
 
 namespace varve::cli {
 
-ImageExit print_image_plan(Output& output, const DryRun& dry_run, Plan plan) {
+ImageExit print_image_plan(Output& output, const DryRun& dry_run, const Plan& plan) {
   print_plan(output, dry_run.json, plan);
   return {0};
 }

@@ -13,7 +13,7 @@
 
 namespace varve::cli {
 
-ImageExit print_image_plan(Output& output, const DryRun& dry_run, Plan plan);
+ImageExit print_image_plan(Output& output, const DryRun& dry_run, const Plan& plan);
 
 // "128 KiB (131072 bytes)".
 std::string bytes_text(uint64_t bytes);

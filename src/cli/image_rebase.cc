@@ -50,7 +50,8 @@ Result<image::OpenImage> open_overlay(const RebaseRequest& request) {
 Result<image::OpenImage> open_new_backing(const RebaseRequest& request, const std::string& overlay) {
   const std::string path = image::resolve_backing_name(overlay, *request.backing_file);
   std::optional<image::Format> format;
-  if (request.backing_format && !(format = image::format_of_name(*request.backing_format))) {
+  if (request.backing_format) format = image::format_of_name(*request.backing_format);
+  if (request.backing_format && !format) {
     return invalid(fmt::format("Could not open new backing file '{}': Unknown driver '{}'", *request.backing_file,
                                *request.backing_format));
   }

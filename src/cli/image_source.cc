@@ -411,7 +411,8 @@ Result<ImageSource> find_source(const std::string& word, const SourceArguments& 
   const auto cannot = [&](const Error& error) {
     return invalid(fmt::format("Could not open '{}': {}", word, error.message));
   };
-  if (arguments.format && !(source.format = image::format_of_name(*arguments.format)))
+  if (arguments.format) source.format = image::format_of_name(*arguments.format);
+  if (arguments.format && !source.format)
     return invalid(fmt::format("Could not open '{}': Unknown driver '{}'", word, *arguments.format));
   const bool is_json = word.starts_with("json:");
   if (!arguments.image_opts && !is_json) {

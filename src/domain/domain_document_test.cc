@@ -201,7 +201,7 @@ TEST(DomainDocument, ANewDefinitionHasWhatWasAskedFor) {
 TEST(DomainDocument, DiskTargetsGoOnBehindZ) {
   NewDomain spec;
   spec.name = "x";
-  spec.disks.resize(26 * 27, {"/a", "qcow2"});
+  spec.disks.resize(size_t{26} * 27, {"/a", "qcow2"});
   const auto domain = DomainDocument::create(spec);
   ASSERT_TRUE(domain);
   EXPECT_EQ(domain->disks()[25].target, "vdz");

@@ -162,7 +162,7 @@ Result<std::string> to_utf8(std::string_view text, const std::string& name) {
   xmlDocDumpMemoryEnc(document, &out, &size, "UTF-8");
   xmlFreeDoc(document);
   if (out == nullptr) return out_of_memory(name);
-  std::string converted(static_cast<const char*>(static_cast<const void*>(out)), static_cast<size_t>(size));
+  std::string converted(reinterpret_cast<const char*>(out), static_cast<size_t>(size));
   xmlFree(out);
   return converted;
 }

@@ -24,8 +24,8 @@ namespace varve {
 namespace {
 
 constexpr uint64_t kMaxOffset = static_cast<uint64_t>(std::numeric_limits<off_t>::max());
-constexpr size_t kZeroBufferSize = 256 * 1024;
-constexpr size_t kAllocatedAtOnce = 256 * 1024;
+constexpr size_t kZeroBufferSize = size_t{256} << 10;
+constexpr size_t kAllocatedAtOnce = size_t{256} << 10;
 
 // Of O_DIRECT: a multiple of what any disk asks for, and of the pages of the cache.
 constexpr size_t kDirectBlock = 4096;

@@ -67,7 +67,7 @@ TEST(MemoryDevice, WhatShrinkingCutsOffIsZeroAfterGrowingAgain) {
 }
 
 TEST(MemoryDevice, ExtentsCoverTheClippedRangeAndMerge) {
-  MemoryDevice device("disk", 5 * 4096);
+  MemoryDevice device("disk", uint64_t{5} * 4096);
   ASSERT_TRUE(device.write_at(4096, bytes(8192, 1)));
   const std::vector<Extent> expected = {
       {100, 3996, ExtentKind::kZero}, {4096, 8192, ExtentKind::kData}, {12288, 8192, ExtentKind::kZero}};
@@ -77,7 +77,7 @@ TEST(MemoryDevice, ExtentsCoverTheClippedRangeAndMerge) {
   const std::vector<Extent> after = {
       {0, 4096, ExtentKind::kData}, {4096, 4096, ExtentKind::kZero}, {8192, 4096, ExtentKind::kData}};
   EXPECT_EQ(*device.extents(0, 12288), after);
-  EXPECT_TRUE(device.extents(5 * 4096, 1)->empty());
+  EXPECT_TRUE(device.extents(uint64_t{5} * 4096, 1)->empty());
 }
 
 TEST(MemoryDevice, ACloneIsIndependent) {

@@ -7,8 +7,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
 #include <csignal>
-#include <cstdlib>
 
 #include "base/atomic_file.h"
 #include "store/file_change.h"
@@ -77,7 +77,8 @@ std::string holder_of(const LockFile& file) {
   const std::string text(buffer, length > 0 ? static_cast<size_t>(length) : 0);
   const size_t tab = text.find('\t');
   const size_t end = text.find('\n');
-  const int pid = std::atoi(text.c_str());
+  int pid = 0;
+  std::from_chars(text.data(), text.data() + text.size(), pid);
   if (tab == std::string::npos || end == std::string::npos || end < tab || pid <= 0 ||
       (::kill(pid, 0) != 0 && errno == ESRCH)) {
     return "commands that read it";

@@ -234,7 +234,7 @@ TEST_P(CheckRepairShapesCrash, LosesNoDataAtAnyMoment) {
     size_t number = 0;
     // Where many operations wait for one flush, their number is squared.
     const bool few = control->recorded_operations() <= 60;
-    const size_t repaired_once_more = (few ? 10 : 100) * (kSanitized ? 4 : 1);
+    const size_t repaired_once_more = (few ? size_t{10} : size_t{100}) * (kSanitized ? 4 : 1);
     const CrashOptions of_repairs{
         .all_subsets_up_to = 4, .each_missing = few, .each_alone = few, .torn = few, .random_states = 1};
     const CrashOptions options{.each_missing = few, .each_alone = few, .torn = few, .random_states = few ? 4u : 1u};

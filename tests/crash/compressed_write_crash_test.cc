@@ -106,8 +106,8 @@ class CompressedWriteCrash : public testing::TestWithParam<CompressedShape> {
   static Action flush() {
     return {"flush", true, [](Image& image) { return image.flush(); }};
   }
-  static Action snapshots(const std::string& what, std::function<Result<void>(SnapshotTransaction&)> change) {
-    return {what, true, [what, change = std::move(change)](Image& image) { return run_change(image, {what, change}); }};
+  static Action snapshots(const std::string& what, const std::function<Result<void>(SnapshotTransaction&)>& change) {
+    return {what, true, [what, change](Image& image) { return run_change(image, {what, change}); }};
   }
 
   // A whole copy with flushes in it, and then everything that can be done to its clusters.
