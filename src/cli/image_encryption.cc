@@ -33,7 +33,7 @@ Result<void> take(const ImageOptions& options, const char* name, Parse parse, Va
   if (!text) return {};
   const auto parsed = parse(*text);
   if (!parsed) return invalid(fmt::format("Parameter '{}' does not accept value '{}'", name, *text));
-  value = *parsed;
+  value = *parsed;  // NOLINT(bugprone-optional-value-conversion): some are optional, and some are not
   return {};
 }
 

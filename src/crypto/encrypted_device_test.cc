@@ -40,7 +40,7 @@ Disk make_disk(uint64_t size, CipherMode mode = CipherMode::kXts) {
 class RandomIo : public testing::TestWithParam<CipherMode> {};
 
 TEST_P(RandomIo, AgreesWithAModel) {
-  constexpr uint64_t kSize = 64 * 1024;
+  constexpr uint64_t kSize = uint64_t{64} << 10;
   const Disk disk = make_disk(kSize, GetParam());
   Bytes model = disk.decrypted();
   std::mt19937_64 random(7);
@@ -80,7 +80,7 @@ TEST(EncryptedDevice, NothingOfThePlainTextReachesTheDeviceBelow) {
 
 TEST(EncryptedDevice, ReadsBehindTheEndAsDecryptedZeroes) {
   const Disk disk = make_disk(1000);  // ends within its second sector
-  Bytes expected(512 * 4);
+  Bytes expected(size_t{512} * 4);
   ASSERT_TRUE(disk.cipher->decrypt(0, expected, expected));
   Bytes got(expected.size());
   ASSERT_TRUE(disk.device->read_at(0, got));
@@ -108,9 +108,9 @@ TEST(EncryptedDevice, AWriteAtTheEndGrowsTheDevice) {
 // What a disk shows does not depend on where it lies, if its sectors are numbered from its beginning.
 TEST(EncryptedDevice, SectorsMayBeNumberedFromElsewhere) {
   for (const CipherMode mode : {CipherMode::kXts, CipherMode::kCbc}) {
-    const Disk there = make_disk(64 * 1024, mode);
-    const Disk moved = make_disk(64 * 1024, mode);
-    constexpr uint64_t kAway = 24 * 512;  // there, the disk begins here
+    const Disk there = make_disk(uint64_t{64} << 10, mode);
+    const Disk moved = make_disk(uint64_t{64} << 10, mode);
+    constexpr uint64_t kAway = uint64_t{24} * 512;  // there, the disk begins here
     std::mt19937_64 random(3);
     for (int step = 0; step < 300; ++step) {
       const uint64_t offset = random() % 30000;

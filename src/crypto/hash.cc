@@ -37,10 +37,10 @@ const HashName& entry_of(HashAlgorithm hash) {
 }
 
 const unsigned char* raw(std::span<const std::byte> bytes) {
-  return static_cast<const unsigned char*>(static_cast<const void*>(bytes.data()));
+  return reinterpret_cast<const unsigned char*>(bytes.data());
 }
 unsigned char* raw(std::span<std::byte> bytes) {
-  return static_cast<unsigned char*>(static_cast<void*>(bytes.data()));
+  return reinterpret_cast<unsigned char*>(bytes.data());
 }
 
 struct FreeDigest {
@@ -129,8 +129,7 @@ Result<void> pbkdf2(HashAlgorithm hash, std::span<const std::byte> passphrase, s
   const Digest digest = TRY(fetch(hash));
   // An empty passphrase must not be a null pointer: the library would take that for "as before".
   static constexpr char kEmpty[] = "";
-  const char* text =
-      passphrase.empty() ? kEmpty : static_cast<const char*>(static_cast<const void*>(passphrase.data()));
+  const char* text = passphrase.empty() ? kEmpty : reinterpret_cast<const char*>(passphrase.data());
   if (PKCS5_PBKDF2_HMAC(text, static_cast<int>(passphrase.size()), raw(salt), static_cast<int>(salt.size()),
                         static_cast<int>(iterations), digest.get(), static_cast<int>(key.size()), raw(key)) != 1) {
     return library_error("deriving a key from the passphrase");

@@ -61,8 +61,8 @@ TEST_P(Modes, EverySectorComesBackWhereverItIsReadFrom) {
   const Bytes key = counting(GetParam().key_bytes());
   auto cipher = SectorCipher::make(GetParam(), key);
   ASSERT_TRUE(cipher) << cipher.error().message;
-  const Bytes plain = counting(512 * 300);  // more than a batch
-  const uint64_t first = 0xfffffff0;        // over the border of 32 bits
+  const Bytes plain = counting(size_t{512} * 300);  // more than a batch
+  const uint64_t first = 0xfffffff0;                // over the border of 32 bits
   Bytes encrypted(plain.size());
   ASSERT_TRUE((*cipher)->encrypt(first, plain, encrypted));
   EXPECT_NE(encrypted, plain);
@@ -96,7 +96,7 @@ TEST_P(Modes, TheNumberOfTheSectorMatters) {
 TEST_P(Modes, ThreadsDoNotDisturbEachOther) {
   auto cipher = SectorCipher::make(GetParam(), counting(GetParam().key_bytes()));
   ASSERT_TRUE(cipher);
-  const Bytes plain = counting(512 * 8);
+  const Bytes plain = counting(size_t{512} * 8);
   Bytes expected(plain.size());
   ASSERT_TRUE((*cipher)->encrypt(5, plain, expected));
   std::vector<std::jthread> threads;

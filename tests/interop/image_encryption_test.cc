@@ -299,8 +299,7 @@ TEST_F(ImageEncryption, ACopyIntoPreallocatedClustersHasNoNoise) {
 TEST_F(ImageEncryption, ConvertsBothWays) {
   std::mt19937_64 random(3);
   const Bytes noise = random_bytes(random, 3 << 20);
-  put("plain", std::string(static_cast<const char*>(static_cast<const void*>(noise.data())), noise.size()) +
-                   std::string(1 << 20, '\0'));
+  put("plain", std::string(reinterpret_cast<const char*>(noise.data()), noise.size()) + std::string(1 << 20, '\0'));
   for (const char* options : {kLuks, kAes, "encryption=on,encrypt.key-secret=s"}) {
     SCOPED_TRACE(options);
     const ProcessResult in =
@@ -398,9 +397,10 @@ TEST_F(ImageEncryption, GuestDataInADataFileIsEncryptedToo) {
   create_theirs("disk", "data_file=" + path("disk.data"));
   qemu_io("disk", {"write -P 7 0 1M", "write -P 8 2M 3k"});
   const std::string before = test::read_whole_file(path("disk.data"));
-  for (const std::vector<std::string>& line :
-       {std::vector<std::string>{"convert", "-O", "raw", "disk", "out"}, {"bench", "-w", "-c", "1", "disk"},
-        {"compare", "disk", "disk"}, {"resize", "disk", "8M"}}) {
+  for (const std::vector<std::string>& line : {std::vector<std::string>{"convert", "-O", "raw", "disk", "out"},
+                                               {"bench", "-w", "-c", "1", "disk"},
+                                               {"compare", "disk", "disk"},
+                                               {"resize", "disk", "8M"}}) {
     const ProcessResult refused = ours(line);
     EXPECT_NE(refused.exit_code, 0) << line[0];
     EXPECT_NE(refused.err.find("Parameter 'encrypt.key-secret' is required for cipher"), std::string::npos)

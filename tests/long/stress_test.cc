@@ -45,7 +45,7 @@ TEST(Stress, EightProcessesOnFourDomainsHarmNothing) {
     std::mt19937_64 random(seed);
     const auto below = [&](uint64_t limit) { return random() % limit; };
     while (std::chrono::steady_clock::now() < until) {
-      const std::string domain = domains[below(domains.size())];
+      const std::string& domain = domains[below(domains.size())];
       const std::string name = fmt::format("s{}", below(12));
       Words words;
       switch (below(8)) {
