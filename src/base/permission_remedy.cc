@@ -79,9 +79,10 @@ std::string ownership_remedy(const std::string& path, const struct stat& status,
 std::string permission_remedy(const std::string& any_path, int error) {
   if (any_path.empty()) return {};
   std::error_code unknown;
-  std::string path = std::filesystem::weakly_canonical(any_path, unknown).string();
-  if (unknown) path = std::filesystem::absolute(any_path, unknown).string();  // a directory on the way is closed
+  const std::filesystem::path absolute = std::filesystem::absolute(any_path, unknown);
   if (unknown) return {};
+  std::string path = std::filesystem::weakly_canonical(absolute, unknown).string();
+  if (unknown) path = absolute.string();  // a directory on the way is closed
   struct stat above = {};
   struct stat file = {};
   if (const auto closed = closed_directory(path)) {
