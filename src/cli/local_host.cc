@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/plan_text.h"
+#include "host/directory_host.h"
 
 namespace varve::cli {
 
@@ -66,9 +67,9 @@ Result<std::unique_ptr<Host>> open_host(Context& context, const std::string& com
   }
   HostEvents events = events_for(context, command);
   if (if_missing == IfMissing::kCreate && !context.options.dry_run) {
-    return Host::open_or_create(root, std::move(events));
+    return DirectoryHost::open_or_create(root, std::move(events));
   }
-  auto host = Host::open(root, std::move(events));
+  auto host = DirectoryHost::open(root, std::move(events));
   if (!host && host.error().kind == ErrorKind::kNotFound) {
     return make_error(ErrorKind::kNotFound, fmt::format("the host {} does not exist", choice.uri))
         .with_note(fmt::format("it was chosen {}; `varve vm create` and `varve vm define` make it", choice.reason));

@@ -2,62 +2,15 @@
 
 #include <fmt/format.h>
 
-#include "base/atomic_file.h"
 #include "domain/names.h"
-#include "host/choose_host.h"
 
 namespace varve {
 
-namespace {
-
-// As libvirt's packages make them: images can be reached by name but not listed by everybody.
-constexpr struct {
-  std::string (*path)();
-  unsigned mode;
-} kDirectories[] = {
-    {Layout::definitions_directory, 0755}, {Layout::snapshots_directory, 0755}, {Layout::images_directory, 0711},
-    {Layout::nvram_directory, 0755},       {Layout::save_directory, 0755},
-};
-
-}  // namespace
-
-Host::Host(Layout layout, HostEvents events)
+Host::Host(Layout layout, HostEvents events, Stores stores)
     : layout_(std::move(layout)),
       events_(std::move(events)),
-      definitions_(layout_),
-      metadata_(layout_),
-      journal_(layout_, events_.step) {}
-
-Result<std::unique_ptr<Host>> Host::open(const std::string& root, HostEvents events) {
-  Layout layout = TRY(Layout::open(root));
-  std::unique_ptr<Host> host(new Host(std::move(layout), std::move(events)));
-  host->recover_all();
-  return host;
-}
-
-Result<std::unique_ptr<Host>> Host::open_or_create(const std::string& root, HostEvents events) {
-  TRY(make_directories(root, 0755));
-  std::unique_ptr<Host> host = TRY(open(root, std::move(events)));
-  TRY(host->check_writable());
-  for (const auto& [path, mode] : kDirectories) TRY(host->layout_.make_directories(path(), mode));
-  return host;
-}
-
-Result<void> Host::check_writable() const {
-  for (const char* run : {"/run", "/var/run"}) {
-    const auto directory = layout_.resolve(run);
-    if (!directory) continue;
-    if (const auto socket = answering_libvirt_socket(*directory)) {
-      return make_error(ErrorKind::kRefused,
-                        fmt::format("a libvirtd runs on {} (it answers on {}), and its files are its own",
-                                    layout_.root(), *socket))
-          .with_note(
-              "stop it first (`systemctl stop libvirtd.socket libvirtd`), or change its domains with virsh; "
-              "nothing was changed");
-    }
-  }
-  return {};
-}
+      stores_(std::move(stores)),
+      journal_(layout_, events_.step, stores_.writer) {}
 
 void Host::recover_all() {
   const auto tell = [&](const Error& error) {
@@ -119,9 +72,9 @@ Result<DomainLock> Host::lock(const std::string& domain, DomainLock::Mode mode) 
 
 Result<LockedDomain> Host::open_domain(const std::string& domain, DomainLock::Mode mode) {
   TRY(check_domain_name(domain));
-  TRY(definitions_.load(domain));  // before a lock file is made for it
+  TRY(definitions().load(domain));  // before a lock file is made for it
   DomainLock held = TRY(lock(domain, mode));
-  DomainDocument definition = TRY(definitions_.load(domain));  // it may have changed while this command waited
+  DomainDocument definition = TRY(definitions().load(domain));  // it may have changed while this command waited
   return LockedDomain{.lock = std::move(held), .definition = std::move(definition)};
 }
 

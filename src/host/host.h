@@ -1,5 +1,5 @@
-// A host of the kind dir:ROOT: a directory tree in libvirt's layout, without a daemon. Gives access to what is in it,
-// under the locks that belong to it; a domain that is locked through a host has no unfinished operation.
+// Where domains live: a directory tree in libvirt's layout (directory_host.h), or what a libvirtd has. Gives access to
+// what is in it, under the locks that belong to it; a domain that is locked through a host has no unfinished operation.
 #pragma once
 
 #include <functional>
@@ -10,6 +10,7 @@
 #include "base/result.h"
 #include "domain/domain_document.h"
 #include "store/definition_store.h"
+#include "store/document_writer.h"
 #include "store/domain_lock.h"
 #include "store/journal.h"
 #include "store/layout.h"
@@ -34,15 +35,14 @@ struct LockedDomain {
 
 class Host {
  public:
-  // kNotFound: ROOT does not exist. Finishes what interrupted commands left, where no running command has it; what
-  // can't be finished is told through the events, and fails whoever then locks that domain.
-  static Result<std::unique_ptr<Host>> open(const std::string& root, HostEvents events);
-  // The same for a ROOT that may have to be made first, with libvirt's directories in it.
-  static Result<std::unique_ptr<Host>> open_or_create(const std::string& root, HostEvents events);
+  virtual ~Host() = default;
+  Host(const Host&) = delete;
+  Host& operator=(const Host&) = delete;
 
   const Layout& layout() const { return layout_; }
-  const DefinitionStore& definitions() const { return definitions_; }
-  const MetadataStore& metadata() const { return metadata_; }
+  const DefinitionStore& definitions() const { return *stores_.definitions; }
+  const MetadataStore& metadata() const { return *stores_.metadata; }
+  const DocumentWriter& writer() const { return *stores_.writer; }
   Journal& journal() { return journal_; }
   const Journal& journal() const { return journal_; }
 
@@ -52,19 +52,31 @@ class Host {
   // The same for a domain that has to be defined. kNotFound leaves no trace.
   Result<LockedDomain> open_domain(const std::string& domain, DomainLock::Mode mode);
 
-  // kRefused while a libvirtd runs on this tree: its files are its own.
-  Result<void> check_writable() const;
+  // Why nothing may be changed here; asked before anything else by whoever means to change something.
+  virtual Result<void> check_writable() const = 0;
+
+  // Whether the machine's memory was saved when it stopped, to go on with the disks as they are now.
+  virtual Result<bool> has_saved_memory(const std::string& domain) const = 0;
+
+ protected:
+  struct Stores {
+    std::unique_ptr<DefinitionStore> definitions;
+    std::unique_ptr<MetadataStore> metadata;
+    std::shared_ptr<DocumentWriter> writer;
+  };
+  Host(Layout layout, HostEvents events, Stores stores);
+
+  // Finishes what interrupted commands left, where no running command has it; what can't be finished is told through
+  // the events, and fails whoever then locks that domain.
+  void recover_all();
 
  private:
-  Host(Layout layout, HostEvents events);
-  void recover_all();
   // With the exclusive lock held.
   Result<void> recover(const std::string& domain);
 
   Layout layout_;
   HostEvents events_;
-  DefinitionStore definitions_;
-  MetadataStore metadata_;
+  Stores stores_;
   Journal journal_;
 };
 

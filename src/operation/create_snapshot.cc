@@ -42,6 +42,12 @@ Result<Operation> plan_create_snapshot(Host& host, const CreateSnapshotRequest& 
   operation.plan().checks.push_back(fmt::format("the name '{}' is free", name));
   for (const std::string& problem : metadata.problems()) operation.plan().notes.push_back(problem);
 
+  if (TRY(host.has_saved_memory(request.domain))) {
+    operation.plan().notes.push_back(
+        fmt::format("the memory of '{}' was saved when it stopped (managed save): the snapshot has its disks alone, as "
+                    "after a power cut",
+                    request.domain));
+  }
   const std::vector<SnapshotDisk> modes = choose_modes(domain.definition, request.disks, preflight);
   DiskOpener opener(host, request.domain, preflight, operation.plan());
   std::vector<DiskTask> tasks;
@@ -71,6 +77,8 @@ Result<Operation> plan_create_snapshot(Host& host, const CreateSnapshotRequest& 
 
   for (DiskTask& task : tasks) operation.add(std::move(task));
   operation.add(metadata.changes());
+  operation.expect(metadata.still_valid());
+  operation.expect_definition(domain.definition);
   return operation;
 }
 

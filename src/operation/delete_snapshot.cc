@@ -79,6 +79,7 @@ Result<Operation> plan_delete_snapshot(Host& host, const DeleteSnapshotRequest& 
   TRY(metadata.remove(names));
   for (DiskTask& task : tasks) operation.add(std::move(task));
   operation.add(metadata.changes());
+  operation.expect(metadata.still_valid());
   return operation;
 }
 

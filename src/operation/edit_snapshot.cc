@@ -72,6 +72,7 @@ Result<Operation> plan_edit_snapshot(Host& host, const EditSnapshotRequest& requ
     for (DiskTask& task : tasks) operation.add(std::move(task));
   }
   operation.add(metadata.changes());
+  operation.expect(metadata.still_valid());
   return operation;
 }
 

@@ -1,5 +1,7 @@
 #include "operation/metadata_edit.h"
 
+#include <fmt/format.h>
+
 namespace varve {
 
 Result<MetadataEdit> MetadataEdit::begin(const MetadataStore& store, const std::string& domain) {
@@ -21,6 +23,7 @@ Result<SnapshotDocument*> MetadataEdit::edit(const std::string& name) {
   auto found = edited_.find(name);
   if (found == edited_.end()) {
     SnapshotDocument document = TRY(store_.load(domain_, name));
+    originals_.emplace(name, document.to_file());
     found = edited_.emplace(name, std::move(document)).first;
   }
   return &found->second;
@@ -77,9 +80,38 @@ Result<void> MetadataEdit::set_current(const std::string& name) {
 
 std::vector<FileChange> MetadataEdit::changes() const {
   std::vector<FileChange> changes;
-  for (const auto& [name, document] : edited_) changes.push_back(store_.saving(domain_, document));
-  for (const std::string& name : removed_) changes.push_back(store_.removing(domain_, name));
+  std::set<std::string> seen;
+  const std::function<void(const std::string&)> save = [&](const std::string& name) {
+    const auto document = edited_.find(name);
+    if (document == edited_.end() || !seen.insert(name).second) return;
+    save(document->second.parent());
+    changes.push_back(MetadataStore::saving(domain_, document->second));
+  };
+  for (const auto& [name, document] : edited_) save(name);
+  for (const std::string& name : removed_) changes.push_back(MetadataStore::removing(domain_, name));
   return changes;
+}
+
+std::function<Result<void>()> MetadataEdit::still_valid() const {
+  return [store = &store_, domain = domain_, names = names_, originals = originals_]() -> Result<void> {
+    const auto changed = [&](const std::string& what) {
+      return make_error(ErrorKind::kInUse,
+                        fmt::format("somebody else has changed the snapshots of '{}' meanwhile: {}", domain, what))
+          .with_note("look at them, then give the command again");
+    };
+    std::set<std::string> present;
+    for (std::string& name : TRY(store->names(domain))) {
+      if (!names.contains(name)) return changed(fmt::format("'{}' is new", name));
+      present.insert(std::move(name));
+    }
+    for (const std::string& name : names) {
+      if (!present.contains(name)) return changed(fmt::format("'{}' is gone", name));
+    }
+    for (const auto& [name, text] : originals) {
+      if (TRY(store->load(domain, name)).to_file() != text) return changed(fmt::format("'{}' is another one", name));
+    }
+    return {};
+  };
 }
 
 }  // namespace varve

@@ -2,6 +2,7 @@
 // as needed, and handed to the journal as one file change.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -36,8 +37,13 @@ class MetadataEdit {
   // Empty: none is current.
   Result<void> set_current(const std::string& name);
 
-  // New and changed files first, then those that go.
+  // New and changed files first, parents before their children, then those that go.
   std::vector<FileChange> changes() const;
+
+  // Asks, as often as it is called, whether what this edit builds upon is still so: the same snapshots are there, and
+  // those that it changes are as they were read. kInUse: somebody else has changed them. Outlives this object, not the
+  // store.
+  std::function<Result<void>()> still_valid() const;
 
  private:
   MetadataEdit(const MetadataStore& store, std::string domain) : store_(store), domain_(std::move(domain)) {}
@@ -48,6 +54,7 @@ class MetadataEdit {
   std::vector<std::string> problems_;
   std::set<std::string> names_;
   std::map<std::string, SnapshotDocument> edited_;
+  std::map<std::string, std::string> originals_;  // the text of what was loaded
   std::set<std::string> removed_;
 };
 

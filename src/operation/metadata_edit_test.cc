@@ -54,7 +54,7 @@ class MetadataEditTest : public testing::Test {
 
   test::TempDir dir_;
   Layout layout_ = *Layout::open(dir_.path());
-  MetadataStore store_{layout_};
+  MetadataFiles store_{layout_};
   std::optional<DomainDocument> definition_;
 };
 

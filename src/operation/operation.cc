@@ -55,11 +55,21 @@ void Operation::remove_directory(const std::string& root_path) {
   record_.removed_directories.push_back(root_path);
 }
 
+void Operation::expect_definition(const DomainDocument& definition) {
+  expect([host = &host_, domain = record_.domain, text = definition.to_xml()]() -> Result<void> {
+    if (TRY(host->definitions().load(domain)).to_xml() == text) return {};
+    return make_error(ErrorKind::kInUse,
+                      fmt::format("somebody else has changed the definition of '{}' meanwhile", domain))
+        .with_note("look at it, then give the command again");
+  });
+}
+
 Result<void> Operation::check() {
   Preflight preflight(failure_);
   WriteAccess access(host_.layout());
   preflight.accept(access.check(Journal::record_path(record_.domain), FileFate::kDocumentReplaced));
   for (const FileChange& change : record_.changes) {
+    if (!host_.writer().writes_file(change.path)) continue;
     preflight.accept(
         access.check(change.path, change.contents ? FileFate::kDocumentReplaced : FileFate::kDocumentRemoved));
   }
@@ -85,6 +95,7 @@ Result<void> Operation::check_space() const {
     if (!change.contents) continue;
     const uint64_t bytes = change.contents->size();
     record += bytes;
+    if (!host_.writer().writes_file(change.path)) continue;
     if (layout.resolve(change.path)) {
       largest_replaced = std::max(largest_replaced, bytes);
     } else {
@@ -109,7 +120,9 @@ Result<void> Operation::run() {
   if (auto made = make_images(); !made) {
     return std::move(made).error().context(failure_).with_note("nothing was changed");
   }
-  if (auto prepared = prepare(); !prepared) {
+  auto prepared = prepare();
+  if (prepared) prepared = check_expectations();
+  if (!prepared) {
     for (DiskTask& task : disks_) task.disk.abandon();
     return std::move(prepared).error().context(failure_).with_note("nothing was changed");
   }
@@ -181,6 +194,11 @@ Result<void> Operation::prepare() {
     host_.journal().step(fmt::format("prepare disk {}", task.disk.target()));
     record_.images.push_back(TRY(task.disk.prepare(task.change)));
   }
+  return {};
+}
+
+Result<void> Operation::check_expectations() const {
+  for (const auto& expectation : expectations_) TRY(expectation());
   return {};
 }
 

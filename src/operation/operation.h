@@ -6,6 +6,7 @@
 // record nothing has happened, after it everything will.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -47,6 +48,10 @@ class Operation {
   void add(std::vector<FileChange> changes, std::vector<std::string> steps);  // in these words
   void add(ImageRepair repair);                                               // before everything else
   void remove_image(const std::string& root_path);
+  // Asked once more right before the record is written: that what the plan builds upon is still so.
+  void expect(std::function<Result<void>()> expectation) { expectations_.push_back(std::move(expectation)); }
+  // The domain's definition is the one that the plan was made for.
+  void expect_definition(const DomainDocument& definition);
   void remove_directory(const std::string& root_path);
 
   // Preflight of what the steps need of the system: that every file and directory can be written, and that there is
@@ -62,6 +67,7 @@ class Operation {
   Result<void> mend_images();
   Result<void> make_images();
   Result<void> prepare();
+  Result<void> check_expectations() const;
   Result<void> complete();
 
   Host& host_;
@@ -72,6 +78,7 @@ class Operation {
   std::vector<ImageRepair> repairs_;
   std::vector<NewImage> new_images_;
   std::vector<DiskTask> disks_;
+  std::vector<std::function<Result<void>()>> expectations_;
 };
 
 }  // namespace varve

@@ -186,6 +186,7 @@ Result<void> Repairing::finish(Operation& operation) {
   std::vector<FileChange> changes = std::move(changes_);
   for (FileChange& change : metadata_.changes()) changes.push_back(std::move(change));
   operation.add(std::move(changes), std::move(steps_));
+  operation.expect(metadata_.still_valid());
   return {};
 }
 

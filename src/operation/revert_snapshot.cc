@@ -255,6 +255,15 @@ Error was_running() {
           "snapshot-revert` takes back all of it");
 }
 
+Error has_saved_memory(const std::string& domain) {
+  return make_error(ErrorKind::kRefused,
+                    "the machine's memory was saved when it stopped (managed save), and would go on with disks that "
+                    "are others than it knows")
+      .with_note(fmt::format("start it and shut it down first, or throw the memory away: `virsh managedsave-remove "
+                             "'{}'`",
+                             domain));
+}
+
 }  // namespace
 
 Result<RevertSnapshot> plan_revert_snapshot(Host& host, const RevertSnapshotRequest& request) {
@@ -275,6 +284,7 @@ Result<RevertSnapshot> plan_revert_snapshot(Host& host, const RevertSnapshotRequ
                                 snapshot.state() == SnapshotState::kPaused)) {
     preflight.refuse(was_running());
   }
+  if (TRY(host.has_saved_memory(request.domain))) preflight.refuse(has_saved_memory(request.domain));
   Reverting reverting(host, request, domain.definition, metadata, operation, preflight);
   reverting.choose_disks(snapshot);
   if (!preflight.ok()) {
@@ -304,6 +314,8 @@ Result<RevertSnapshot> plan_revert_snapshot(Host& host, const RevertSnapshotRequ
   }
   for (auto& [path, task] : reverting.tasks()) operation.add(std::move(task));
   operation.add(metadata.changes());
+  operation.expect(metadata.still_valid());
+  operation.expect_definition(domain.definition);
   operation.add(std::move(definition_change));
   return RevertSnapshot{.operation = std::move(operation), .safety_name = std::move(safety_name)};
 }

@@ -127,6 +127,7 @@ Result<Operation> plan_undefine_domain(Host& host, const UndefineDomainRequest& 
   if (request.snapshots && !names.empty()) {
     MetadataEdit metadata = TRY(MetadataEdit::begin(host.metadata(), request.domain));
     undefining.remove_points(metadata);
+    operation.expect(metadata.still_valid());
   }
   TRY(std::move(preflight).finish());
 

@@ -22,7 +22,7 @@ Result<DomainDocument> load_file(const XmlFile& file) {
 
 }  // namespace
 
-Result<std::vector<std::string>> DefinitionStore::names() const {
+Result<std::vector<std::string>> DefinitionFiles::names() const {
   std::vector<std::string> names;
   for (XmlFile& file : TRY(xml_files_in(layout_, Layout::definitions_directory()))) {
     names.push_back(std::move(file.name));
@@ -30,7 +30,7 @@ Result<std::vector<std::string>> DefinitionStore::names() const {
   return names;
 }
 
-Result<DefinitionStore::Listing> DefinitionStore::list() const {
+Result<DefinitionStore::Listing> DefinitionFiles::list() const {
   Listing listing;
   for (const XmlFile& file : TRY(xml_files_in(layout_, Layout::definitions_directory()))) {
     auto domain = load_file(file);
@@ -43,7 +43,7 @@ Result<DefinitionStore::Listing> DefinitionStore::list() const {
   return listing;
 }
 
-Result<bool> DefinitionStore::exists(const std::string& name) const {
+Result<bool> DefinitionFiles::exists(const std::string& name) const {
   if (!is_file_name(name)) return false;
   const auto path = layout_.resolve(Layout::definition(name));
   if (path) return true;
@@ -51,7 +51,7 @@ Result<bool> DefinitionStore::exists(const std::string& name) const {
   return path.error();
 }
 
-Result<DomainDocument> DefinitionStore::load(const std::string& name) const {
+Result<DomainDocument> DefinitionFiles::load(const std::string& name) const {
   if (!is_file_name(name)) TRY(check_domain_name(name));  // says what is wrong with it
   const auto path = layout_.resolve(Layout::definition(name));
   if (path) return load_file({name, *path});
@@ -65,11 +65,11 @@ Result<DomainDocument> DefinitionStore::load(const std::string& name) const {
   return error;
 }
 
-FileChange DefinitionStore::saving(const DomainDocument& domain) const {
+FileChange DefinitionStore::saving(const DomainDocument& domain) {
   return {Layout::definition(domain.name()), domain.to_file()};
 }
 
-FileChange DefinitionStore::removing(const std::string& name) const {
+FileChange DefinitionStore::removing(const std::string& name) {
   return {Layout::definition(name), std::nullopt};
 }
 

@@ -1,5 +1,5 @@
-// The definitions below ROOT: etc/libvirt/qemu/NAME.xml. Reads files; changes are handed out as FileChanges, which the
-// journal collects, or written at once by save() and remove(). The caller holds the domain lock.
+// The definitions of a host's domains. Reads; changes are handed out as FileChanges, which the journal collects and a
+// DocumentWriter makes true. The caller holds the domain lock.
 #pragma once
 
 #include <string>
@@ -14,24 +14,37 @@ namespace varve {
 
 class DefinitionStore {
  public:
-  explicit DefinitionStore(Layout layout) : layout_(std::move(layout)) {}
+  virtual ~DefinitionStore() = default;
 
-  // The names of all definitions, sorted; from file names alone. No directory: no definitions. networks/ and autostart/
-  // are not looked at.
-  Result<std::vector<std::string>> names() const;
+  // The names of all definitions, sorted.
+  virtual Result<std::vector<std::string>> names() const = 0;
 
   struct Listing {
     std::vector<DomainDocument> domains;  // sorted by name
-    std::vector<Error> problems;          // files that could not be read or parsed; they are left alone
+    std::vector<Error> problems;          // definitions that could not be read or parsed; they are left alone
   };
-  Result<Listing> list() const;
+  virtual Result<Listing> list() const = 0;
 
-  // kNotFound: no such domain; the notes say which there are. A file whose <name> is another one is kCorrupt.
-  Result<DomainDocument> load(const std::string& name) const;
-  Result<bool> exists(const std::string& name) const;
+  // kNotFound: no such domain; the notes say which there are.
+  virtual Result<DomainDocument> load(const std::string& name) const = 0;
+  virtual Result<bool> exists(const std::string& name) const = 0;
 
-  FileChange saving(const DomainDocument& domain) const;
-  FileChange removing(const std::string& name) const;
+  static FileChange saving(const DomainDocument& domain);
+  static FileChange removing(const std::string& name);
+};
+
+// The files below ROOT: etc/libvirt/qemu/NAME.xml.
+class DefinitionFiles final : public DefinitionStore {
+ public:
+  explicit DefinitionFiles(Layout layout) : layout_(std::move(layout)) {}
+
+  // From file names alone. No directory: no definitions. networks/ and autostart/ are not looked at.
+  Result<std::vector<std::string>> names() const override;
+  Result<Listing> list() const override;
+  // A file whose <name> is another one is kCorrupt.
+  Result<DomainDocument> load(const std::string& name) const override;
+  Result<bool> exists(const std::string& name) const override;
+
   Result<void> save(const DomainDocument& domain) const { return apply(layout_, saving(domain)); }
   Result<void> remove(const std::string& name) const { return apply(layout_, removing(name)); }
 

@@ -31,7 +31,7 @@ class DefinitionStoreTest : public ::testing::Test {
   }
   test::TempDir dir_;
   std::string directory_ = dir_ / "etc/libvirt/qemu";
-  DefinitionStore store_{*Layout::open(dir_.path())};
+  DefinitionFiles store_{*Layout::open(dir_.path())};
 };
 
 TEST_F(DefinitionStoreTest, AnEmptyRootHasNoDomains) {

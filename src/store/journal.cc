@@ -117,7 +117,10 @@ Result<FileStamp> sync_and_stamp(FileDevice& file) {
   return stamp_of(file);
 }
 
-Journal::Journal(Layout layout, StepHook hook) : layout_(std::move(layout)), hook_(std::move(hook)) {}
+Journal::Journal(Layout layout, StepHook hook, std::shared_ptr<DocumentWriter> writer)
+    : layout_(std::move(layout)), hook_(std::move(hook)), writer_(std::move(writer)) {
+  if (!writer_) writer_ = std::make_shared<FileWriter>(layout_);
+}
 
 std::string Journal::directory() const {
   return layout_.resolve(Layout::journal_directory()).value_or(layout_.shown(Layout::journal_directory()));
@@ -222,6 +225,7 @@ Result<void> Journal::remove_image(const std::string& root_path) {
 }
 
 Result<void> Journal::remove_directory(const std::string& root_path) {
+  if (!writer_->writes_file(root_path)) return {};
   const Result<std::string> path = layout_.resolve(root_path);
   if (!path && path.error().kind == ErrorKind::kNotFound) return {};
   if (!path) return path.error();
@@ -234,7 +238,7 @@ Result<void> Journal::remove_directory(const std::string& root_path) {
 Result<void> Journal::apply_changes(const JournalRecord& record) {
   for (const FileChange& change : record.changes) {
     step(fmt::format("{} {}", change.contents ? "write" : "remove", change.path));
-    TRY(apply(layout_, change));
+    TRY(writer_->write(change));
   }
   for (const std::string& path : record.removed_images) {
     step(fmt::format("remove the image {}", path));

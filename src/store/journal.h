@@ -5,11 +5,13 @@
 // The caller holds the domain's lock exclusively (store/domain_lock.h) for everything but domains() and read().
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
+#include "store/document_writer.h"
 #include "store/journal_record.h"
 #include "store/layout.h"
 #include "store/step_hook.h"
@@ -39,7 +41,8 @@ struct Recovery {
 
 class Journal {
  public:
-  explicit Journal(Layout layout, StepHook hook = {});
+  // Documents are written through `writer`; without one, as files.
+  explicit Journal(Layout layout, StepHook hook = {}, std::shared_ptr<DocumentWriter> writer = nullptr);
 
   // Names of the domains that have a record, or what a torn write of one left, sorted.
   Result<std::vector<std::string>> domains() const;
@@ -76,6 +79,7 @@ class Journal {
 
   Layout layout_;
   StepHook hook_;
+  std::shared_ptr<DocumentWriter> writer_;
 };
 
 }  // namespace varve

@@ -27,7 +27,7 @@ Result<SnapshotDocument> load_file(const XmlFile& file) {
 
 }  // namespace
 
-Result<std::vector<std::string>> MetadataStore::names(const std::string& domain) const {
+Result<std::vector<std::string>> MetadataFiles::names(const std::string& domain) const {
   std::vector<std::string> names;
   if (!is_file_name(domain)) TRY(check_domain_name(domain));
   for (XmlFile& file : TRY(xml_files_in(layout_, Layout::snapshots_directory(domain)))) {
@@ -36,7 +36,7 @@ Result<std::vector<std::string>> MetadataStore::names(const std::string& domain)
   return names;
 }
 
-Result<std::vector<std::string>> MetadataStore::domains() const {
+Result<std::vector<std::string>> MetadataFiles::domains() const {
   std::vector<std::string> domains;
   auto directory = layout_.resolve(Layout::snapshots_directory());
   if (!directory) {
@@ -61,7 +61,7 @@ Result<std::vector<std::string>> MetadataStore::domains() const {
   return domains;
 }
 
-Result<MetadataStore::Listing> MetadataStore::list(const std::string& domain) const {
+Result<MetadataStore::Listing> MetadataFiles::list(const std::string& domain) const {
   Listing listing;
   if (!is_file_name(domain)) TRY(check_domain_name(domain));
   for (const XmlFile& file : TRY(xml_files_in(layout_, Layout::snapshots_directory(domain)))) {
@@ -75,7 +75,7 @@ Result<MetadataStore::Listing> MetadataStore::list(const std::string& domain) co
   return listing;
 }
 
-Result<bool> MetadataStore::exists(const std::string& domain, const std::string& name) const {
+Result<bool> MetadataFiles::exists(const std::string& domain, const std::string& name) const {
   if (!is_file_name(domain) || !is_file_name(name)) return false;
   const auto path = layout_.resolve(Layout::snapshot(domain, name));
   if (path) return true;
@@ -83,7 +83,7 @@ Result<bool> MetadataStore::exists(const std::string& domain, const std::string&
   return path.error();
 }
 
-Result<SnapshotDocument> MetadataStore::load(const std::string& domain, const std::string& name) const {
+Result<SnapshotDocument> MetadataFiles::load(const std::string& domain, const std::string& name) const {
   if (!is_file_name(domain)) TRY(check_domain_name(domain));  // says what is wrong with it
   if (!is_file_name(name)) TRY(check_snapshot_name(name));
   const auto path = layout_.resolve(Layout::snapshot(domain, name));
@@ -97,11 +97,11 @@ Result<SnapshotDocument> MetadataStore::load(const std::string& domain, const st
   return error;
 }
 
-FileChange MetadataStore::saving(const std::string& domain, const SnapshotDocument& snapshot) const {
+FileChange MetadataStore::saving(const std::string& domain, const SnapshotDocument& snapshot) {
   return {Layout::snapshot(domain, snapshot.name()), snapshot.to_file()};
 }
 
-FileChange MetadataStore::removing(const std::string& domain, const std::string& name) const {
+FileChange MetadataStore::removing(const std::string& domain, const std::string& name) {
   return {Layout::snapshot(domain, name), std::nullopt};
 }
 

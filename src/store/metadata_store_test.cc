@@ -41,7 +41,7 @@ class MetadataStoreTest : public ::testing::Test {
   }
   test::TempDir dir_;
   std::string directory_ = dir_ / "var/lib/libvirt/qemu/snapshot/vm";
-  MetadataStore store_{*Layout::open(dir_.path())};
+  MetadataFiles store_{*Layout::open(dir_.path())};
 };
 
 TEST_F(MetadataStoreTest, ADomainWithoutADirectoryHasNoSnapshots) {

@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "crash/disk_state.h"
+#include "host/directory_host.h"
 #include "operation/create_domain.h"
 #include "operation/create_snapshot.h"
 #include "operation/delete_snapshot.h"
@@ -113,7 +114,7 @@ std::string look_at_image(const std::string& path) {
 Result<void> run_on(const std::string& root, const StepHook& step, const Work& work) {
   HostEvents events;
   events.step = step;
-  const auto host = Host::open_or_create(root, events);
+  const auto host = DirectoryHost::open_or_create(root, events);
   if (!host) return host.error();
   return work(**host);
 }

@@ -15,6 +15,7 @@
 #include "base/atomic_file.h"
 #include "crash/domain_operations.h"
 #include "crash/examined_states.h"
+#include "host/directory_host.h"
 #include "support/loop_file_system.h"
 #include "support/process.h"
 
@@ -106,7 +107,7 @@ TEST_P(FileSystemCrash, LeavesTheOldStateOrTheNewOne) {
       if (!outcome.went_away) break;
       disk.unmount();
       disk.mount();
-      const auto host = Host::open(root, {});  // recovers
+      const auto host = DirectoryHost::open(root, {});  // recovers
       ASSERT_TRUE(host) << host.error().message;
       const auto state = look_at(root);
       count_examined_states();

@@ -9,6 +9,7 @@
 
 #include "crash/domain_operations.h"
 #include "crash/examined_states.h"
+#include "host/directory_host.h"
 #include "support/process.h"
 #include "support/temp_dir.h"
 
@@ -84,7 +85,7 @@ TEST_P(OperationCrashTest, LeavesTheOldStateOrTheNewOne) {
     SCOPED_TRACE(testing::Message() << "stopped before step " << step);
     restore();
     stopped = stops_before(step, root(), operation.work);
-    ASSERT_TRUE(Host::open(root(), {}));  // recovers
+    ASSERT_TRUE(DirectoryHost::open(root(), {}));  // recovers
     const auto state = look_at(root());
     count_examined_states();
     EXPECT_TRUE(state == old_state || state == new_state) << testing::PrintToString(state);
@@ -95,7 +96,7 @@ TEST_P(OperationCrashTest, LeavesTheOldStateOrTheNewOne) {
       restore();  // not a copy of what was stopped: the record knows its files by their inodes
       ASSERT_TRUE(stops_before(step, root(), operation.work));
       if (!stops_before(again, root(), nothing)) break;
-      ASSERT_TRUE(Host::open(root(), {}));
+      ASSERT_TRUE(DirectoryHost::open(root(), {}));
       count_examined_states();
       EXPECT_TRUE(look_at(root()) == state);
     }
@@ -125,7 +126,7 @@ TEST(CreateDomainCrashTest, ADomainIsMadeWithAllItsImagesOrNotAtAll) {
     SCOPED_TRACE(step);
     const std::string root = dir / ("host" + std::to_string(step));
     stopped = stops_before(step, root, create_domain("vm", 2));
-    const auto host = Host::open(root, {});
+    const auto host = DirectoryHost::open(root, {});
     ASSERT_TRUE(host);
     const bool defined = *(*host)->definitions().exists("vm");
     EXPECT_TRUE(defined || stopped);

@@ -13,7 +13,7 @@
 #include <fstream>
 
 #include "base/endian.h"
-#include "host/host.h"
+#include "host/directory_host.h"
 #include "interop/host_directory.h"
 #include "operation/create_snapshot.h"
 
@@ -351,7 +351,7 @@ void create_until(const std::string& root, const std::string& snapshot, const st
     events.step = [&](std::string_view name) {
       if (name == step) ::_exit(42);
     };
-    const auto host = Host::open(root, events);
+    const auto host = DirectoryHost::open(root, events);
     if (!host) ::_exit(1);
     CreateSnapshotRequest request;
     request.domain = "vm";

@@ -110,8 +110,8 @@ class LibvirtDocuments : public ::testing::Test {
   }
 
   test::TempDir dir_;
-  DefinitionStore definitions_{*Layout::open(dir_.path())};
-  MetadataStore snapshots_{*Layout::open(dir_.path())};
+  DefinitionFiles definitions_{*Layout::open(dir_.path())};
+  MetadataFiles snapshots_{*Layout::open(dir_.path())};
   int64_t clock_ = 1700000000;
 };
 
