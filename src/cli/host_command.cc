@@ -13,28 +13,24 @@ namespace {
 
 Result<ExitCode> show_host(Context& context) {
   const HostChoice choice = TRY(choose_host_for(context));
-  const bool usable = choice.kind == HostKind::kDirectory;
+  const bool is_directory = choice.kind == HostKind::kDirectory;
   nlohmann::json json = {
-      {"uri", choice.uri}, {"kind", usable ? "dir" : "libvirt"}, {"reason", choice.reason}, {"supported", usable}};
+      {"uri", choice.uri}, {"kind", is_directory ? "dir" : "libvirt"}, {"reason", choice.reason}, {"supported", true}};
   std::string text = fmt::format("{}\n  chosen {}\n", choice.uri, choice.reason);
-  if (!usable) {
-    text += "  this version works on directories only: -c dir:ROOT, or VARVE_URI=dir:ROOT\n";
+  auto host = open_host(context, "host");
+  json["exists"] = host.has_value();
+  if (!host) {
+    if (host.error().kind != ErrorKind::kNotFound || !is_directory) return std::move(host).error();
+    text += "  does not exist yet; `varve vm create` and `varve vm define` make it\n";
   } else {
-    auto host = open_host(context, "host");
-    json["exists"] = host.has_value();
-    if (!host) {
-      if (host.error().kind != ErrorKind::kNotFound) return std::move(host).error();
-      text += "  does not exist yet; `varve vm create` and `varve vm define` make it\n";
-    } else {
-      const auto names = TRY((*host)->definitions().names());
-      json["domains"] = names.size();
-      json["images"] = (*host)->layout().shown(Layout::images_directory());
-      text += fmt::format("  {} domain{}, images in {}\n", names.size(), names.size() == 1 ? "" : "s",
-                          (*host)->layout().shown(Layout::images_directory()));
-      const auto writable = (*host)->check_writable();
-      json["writable"] = writable.has_value();
-      if (!writable) text += fmt::format("  for looking only: {}\n", writable.error().message);
-    }
+    const auto names = TRY((*host)->definitions().names());
+    json["domains"] = names.size();
+    json["images"] = (*host)->layout().shown(Layout::images_directory());
+    text += fmt::format("  {} domain{}, images in {}\n", names.size(), names.size() == 1 ? "" : "s",
+                        (*host)->layout().shown(Layout::images_directory()));
+    const auto writable = (*host)->check_writable();
+    json["writable"] = writable.has_value();
+    if (!writable) text += fmt::format("  for looking only: {}\n", writable.error().message);
   }
   if (context.options.json) {
     print_json(context, json);

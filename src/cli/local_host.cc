@@ -10,6 +10,9 @@
 
 #include "cli/plan_text.h"
 #include "host/directory_host.h"
+#ifdef VARVE_WITH_LIBVIRT
+#include "libvirt/libvirt_host.h"
+#endif
 
 namespace varve::cli {
 
@@ -35,6 +38,30 @@ HostEvents events_for(Context& context, const std::string& command) {
   return events;
 }
 
+// $NAME, or what it is where nobody says otherwise (XDG Base Directory Specification).
+std::string user_directory(const char* name, const char* below_home) {
+  const std::string said = environment(name);
+  if (!said.empty() || environment("HOME").empty()) return said;
+  return environment("HOME") + below_home;
+}
+
+#ifdef VARVE_WITH_LIBVIRT
+Result<std::unique_ptr<Host>> open_libvirt_host(const HostChoice& choice, HostEvents events) {
+  return libvirt::open_host(choice.uri,
+                            {.configuration = user_directory("XDG_CONFIG_HOME", "/.config"),
+                             .state = user_directory("XDG_STATE_HOME", "/.local/state"),
+                             .is_root = ::geteuid() == 0},
+                            std::move(events));
+}
+#else
+Result<std::unique_ptr<Host>> open_libvirt_host(const HostChoice& choice, HostEvents) {
+  return make_error(ErrorKind::kUnsupported, fmt::format("the host {} ({}) is a libvirtd's, and this varve was built "
+                                                         "without libvirt",
+                                                         choice.uri, choice.reason))
+      .with_note("-c dir:ROOT names a directory in libvirt's layout; `varve host` says which host is chosen, and why");
+}
+#endif
+
 }  // namespace
 
 Result<HostChoice> choose_host_for(const Context& context) {
@@ -42,21 +69,14 @@ Result<HostChoice> choose_host_for(const Context& context) {
   query.option = context.options.uri;
   if (const char* uri = std::getenv("VARVE_URI"); uri != nullptr && *uri != '\0') query.environment = uri;
   query.is_root = ::geteuid() == 0;
-  query.data_home = environment("XDG_DATA_HOME");
-  if (query.data_home.empty() && !environment("HOME").empty()) query.data_home = environment("HOME") + "/.local/share";
+  query.data_home = user_directory("XDG_DATA_HOME", "/.local/share");
   query.runtime_directory = environment("XDG_RUNTIME_DIR");
   return choose_host(query);
 }
 
 Result<std::unique_ptr<Host>> open_host(Context& context, const std::string& command, IfMissing if_missing) {
   const HostChoice choice = TRY(choose_host_for(context));
-  if (choice.kind == HostKind::kLibvirt) {
-    return make_error(ErrorKind::kUnsupported,
-                      fmt::format("the host {} ({}) is a libvirtd's, and this version works on directories only",
-                                  choice.uri, choice.reason))
-        .with_note(
-            "-c dir:ROOT names a directory in libvirt's layout; `varve host` says which host is chosen, and why");
-  }
+  if (choice.kind == HostKind::kLibvirt) return open_libvirt_host(choice, events_for(context, command));
   std::string root = choice.root;
   if (!root.starts_with('/')) {
     char directory[4096];

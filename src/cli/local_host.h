@@ -18,8 +18,8 @@ Result<HostChoice> choose_host_for(const Context& context);
 
 enum class IfMissing { kFail, kCreate };
 
-// `command` is what other commands are told that wait for this one. kUnsupported for libvirt hosts, kNotFound for a
-// directory that does not exist.
+// `command` is what other commands are told that wait for this one. kNotFound for a directory that does not
+// exist, or a libvirtd that does not answer.
 Result<std::unique_ptr<Host>> open_host(Context& context, const std::string& command,
                                         IfMissing if_missing = IfMissing::kFail);
 

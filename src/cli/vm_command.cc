@@ -22,6 +22,10 @@ namespace {
 
 using nlohmann::json;
 
+std::string state_json(DomainState state) {
+  return state == DomainState::kShutOff ? "shutoff" : name_of(state);
+}
+
 Result<ExitCode> list_domains(Context& context) {
   const auto host = TRY(open_host(context, "vm list"));
   const DefinitionStore::Listing listing = TRY(host->definitions().list());
@@ -32,11 +36,12 @@ Result<ExitCode> list_domains(Context& context) {
     const size_t count = metadata.snapshots.size();
     const SnapshotTree tree(metadata.snapshots);
     const SnapshotSummary* current = tree.current();
-    table.add({domain.name(), "shut off", std::to_string(domain.disks().size()), std::to_string(count),
+    const DomainState state = TRY(host->state(domain.name()));
+    table.add({domain.name(), name_of(state), std::to_string(domain.disks().size()), std::to_string(count),
                current == nullptr ? "-" : current->name});
     result.push_back({{"name", domain.name()},
                       {"uuid", domain.uuid()},
-                      {"state", "shutoff"},
+                      {"state", state_json(state)},
                       {"disks", domain.disks().size()},
                       {"snapshots", count},
                       {"current", current == nullptr ? json() : json(current->name)}});
@@ -71,6 +76,7 @@ Result<ExitCode> show_domain(Context& context, const std::string& name, bool xml
   }
   const SnapshotTree tree(TRY(host->metadata().list(name)).snapshots);
   const SnapshotSummary* current = tree.current();
+  const DomainState state = TRY(host->state(name));
   const auto memory = definition.memory_bytes();
   if (context.options.json) {
     json disks = json::array();
@@ -79,7 +85,7 @@ Result<ExitCode> show_domain(Context& context, const std::string& name, bool xml
                    {"uuid", definition.uuid()},
                    {"title", definition.title()},
                    {"description", definition.description()},
-                   {"state", "shutoff"},
+                   {"state", state_json(state)},
                    {"type", definition.type()},
                    {"machine", definition.machine()},
                    {"memory_bytes", memory ? json(*memory) : json()},
@@ -95,7 +101,7 @@ Result<ExitCode> show_domain(Context& context, const std::string& name, bool xml
   }
   std::string text = fmt::format("{:<13} {}\n{:<13} {}\n", "Name:", name, "UUID:", definition.uuid());
   if (!definition.title().empty()) text += fmt::format("{:<13} {}\n", "Title:", visible(definition.title()));
-  text += fmt::format("{:<13} shut off\n", "State:");
+  text += fmt::format("{:<13} {}\n", "State:", name_of(state));
   text += fmt::format("{:<13} {} {}\n", "Machine:", visible(definition.type()), visible(definition.machine()));
   if (memory) text += fmt::format("{:<13} {}\n", "Memory:", format_size(*memory));
   text += fmt::format("{:<13} {}\n", "vCPUs:", definition.vcpus());

@@ -4,7 +4,10 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
+#include <string_view>
 
 #include "base/unique_fd.h"
 
@@ -13,6 +16,17 @@ namespace varve {
 namespace {
 
 constexpr std::string_view kDirectoryScheme = "dir:";
+
+// https://libvirt.org/uri.html: DRIVER[+TRANSPORT]://…
+bool is_libvirt_uri(const std::string& uri) {
+  const size_t end = uri.find("://");
+  if (end == std::string::npos) return false;
+  const std::string driver = uri.substr(0, uri.find_first_of("+:"));
+  constexpr std::array<std::string_view, 18> kDrivers = {
+      "qemu", "test",   "xen",          "lxc",      "ch",           "bhyve", "esx",       "vpx",    "gsx",
+      "vbox", "remote", "vmwareplayer", "vmwarews", "vmwarefusion", "vz",    "parallels", "openvz", "hyperv"};
+  return std::ranges::find(kDrivers, driver) != kDrivers.end();
+}
 
 Result<HostChoice> from_uri(const std::string& uri, std::string reason) {
   if (uri.starts_with(kDirectoryScheme)) {
@@ -24,11 +38,11 @@ Result<HostChoice> from_uri(const std::string& uri, std::string reason) {
     while (root.size() > 1 && root.ends_with('/')) root.pop_back();
     return HostChoice{.kind = HostKind::kDirectory, .uri = uri, .root = root, .reason = std::move(reason)};
   }
-  if (uri.starts_with("qemu:///") || uri.starts_with("qemu+")) {
+  if (is_libvirt_uri(uri)) {
     return HostChoice{.kind = HostKind::kLibvirt, .uri = uri, .root = {}, .reason = std::move(reason)};
   }
   return make_error(ErrorKind::kInvalidArgument, fmt::format("'{}' is no host", uri))
-      .with_note("hosts are written dir:ROOT, qemu:///system, qemu:///session or qemu+ssh://…");
+      .with_note("hosts are written dir:ROOT, or as libvirt does: qemu:///system, qemu:///session, qemu+ssh://…");
 }
 
 bool accepts_connections(const std::string& path) {

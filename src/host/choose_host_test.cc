@@ -93,6 +93,17 @@ TEST_F(ChooseHostTest, WhatIsNoHostIsRefused) {
   }
 }
 
+TEST_F(ChooseHostTest, WhatLibvirtTakesIsALibvirtHost) {
+  for (const char* uri : {"qemu:///system", "qemu:///session", "qemu+ssh://root@example.org/system", "test:///default",
+                          "qemu:///system?socket=/run/other", "qemu+unix:///system", "xen:///system"}) {
+    query_.option = uri;
+    const auto choice = choose_host(query_);
+    ASSERT_TRUE(choice) << uri;
+    EXPECT_EQ(choice->kind, HostKind::kLibvirt) << uri;
+    EXPECT_EQ(choice->uri, uri);
+  }
+}
+
 TEST_F(ChooseHostTest, TheRootOfTheSystemStaysASlash) {
   query_.option = "dir:/";
   EXPECT_EQ(choose_host(query_)->root, "/");

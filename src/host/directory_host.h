@@ -17,6 +17,7 @@ class DirectoryHost final : public Host {
 
   // kRefused while a libvirtd runs on this tree: its files are its own.
   Result<void> check_writable() const override;
+  Result<DomainState> state(const std::string&) const override { return DomainState::kShutOff; }
   Result<bool> has_saved_memory(const std::string& domain) const override;
 
  private:

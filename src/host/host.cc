@@ -6,6 +6,20 @@
 
 namespace varve {
 
+const char* name_of(DomainState state) {
+  switch (state) {
+    case DomainState::kShutOff:
+      return "shut off";
+    case DomainState::kRunning:
+      return "running";
+    case DomainState::kPaused:
+      return "paused";
+    case DomainState::kSuspended:
+      return "pmsuspended";
+  }
+  return "unknown";
+}
+
 Host::Host(Layout layout, HostEvents events, Stores stores)
     : layout_(std::move(layout)),
       events_(std::move(events)),

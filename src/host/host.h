@@ -2,6 +2,7 @@
 // what is in it, under the locks that belong to it; a domain that is locked through a host has no unfinished operation.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -28,6 +29,10 @@ struct HostEvents {
   StepHook step;
 };
 
+enum class DomainState : uint8_t { kShutOff, kRunning, kPaused, kSuspended };
+
+const char* name_of(DomainState state);  // as virsh says it: "shut off", "running", "paused", "pmsuspended"
+
 struct LockedDomain {
   DomainLock lock;
   DomainDocument definition;
@@ -42,6 +47,7 @@ class Host {
   const Layout& layout() const { return layout_; }
   const DefinitionStore& definitions() const { return *stores_.definitions; }
   const MetadataStore& metadata() const { return *stores_.metadata; }
+  DocumentWriter& writer() { return *stores_.writer; }
   const DocumentWriter& writer() const { return *stores_.writer; }
   Journal& journal() { return journal_; }
   const Journal& journal() const { return journal_; }
@@ -54,6 +60,10 @@ class Host {
 
   // Why nothing may be changed here; asked before anything else by whoever means to change something.
   virtual Result<void> check_writable() const = 0;
+
+  // Of a domain that is defined. A host without a daemon has none that runs; whether somebody uses an image all the
+  // same, its locks say.
+  virtual Result<DomainState> state(const std::string& domain) const = 0;
 
   // Whether the machine's memory was saved when it stopped, to go on with the disks as they are now.
   virtual Result<bool> has_saved_memory(const std::string& domain) const = 0;

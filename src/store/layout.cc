@@ -154,12 +154,30 @@ std::string Layout::lock_file(std::string_view domain) {
   return lock_directory() + "/" + file_name_of(domain);
 }
 
+void Layout::redirect(const std::string& root_path, const std::string& host_path) {
+  CHECK(root_ == "/");
+  redirects_.emplace_back(root_path, host_path);
+}
+
+// The longest directory that matches counts: snapshots are below a directory that may be elsewhere itself.
+std::string Layout::redirected(std::string_view root_path) const {
+  const std::pair<std::string, std::string>* longest = nullptr;
+  for (const auto& redirect : redirects_) {
+    const std::string& from = redirect.first;
+    if (!root_path.starts_with(from) || (root_path.size() > from.size() && root_path[from.size()] != '/')) continue;
+    if (longest == nullptr || from.size() > longest->first.size()) longest = &redirect;
+  }
+  if (longest == nullptr) return std::string(root_path);
+  return longest->second + std::string(root_path.substr(longest->first.size()));
+}
+
 std::string Layout::shown(std::string_view root_path) const {
+  if (!redirects_.empty()) return redirected(root_path);
   return root_ == "/" ? std::string(root_path) : root_ + std::string(root_path);
 }
 
 Result<std::string> Layout::resolve(std::string_view root_path) const {
-  Walk found = TRY(walk(root_, root_path));
+  Walk found = TRY(walk(root_, redirected(root_path)));
   if (found.missing.empty()) return std::move(found.host_path);
   std::string destination = found.host_path;
   for (const std::string& component : found.missing) destination = joined(destination, component);
@@ -181,7 +199,7 @@ Result<std::string> Layout::resolve(std::string_view root_path) const {
 }
 
 Result<std::string> Layout::resolve_for_creation(std::string_view root_path) const {
-  const Walk found = TRY(walk(root_, root_path));
+  const Walk found = TRY(walk(root_, redirected(root_path)));
   if (found.missing.empty()) return found.host_path;
   if (found.missing.size() == 1 && found.missing.front() != "..") return joined(found.host_path, found.missing.front());
   const std::string directory = joined(found.host_path, found.missing.front());
@@ -190,11 +208,11 @@ Result<std::string> Layout::resolve_for_creation(std::string_view root_path) con
 }
 
 Result<std::string> Layout::nearest_existing(std::string_view root_path) const {
-  return TRY(walk(root_, root_path)).host_path;
+  return TRY(walk(root_, redirected(root_path))).host_path;
 }
 
 Result<std::string> Layout::make_directories(std::string_view root_path, unsigned mode) const {
-  const Walk found = TRY(walk(root_, root_path));
+  const Walk found = TRY(walk(root_, redirected(root_path)));
   std::string directory = found.host_path;
   for (const std::string& component : found.missing) {
     // The kernel looks a directory up before it leaves it again; so must this.

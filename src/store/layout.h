@@ -9,6 +9,8 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "base/atomic_file.h"
 #include "base/result.h"
@@ -21,6 +23,10 @@ class Layout {
   static Result<Layout> open(const std::string& root);
 
   const std::string& root() const { return root_; }  // "/" or without a slash at the end
+
+  // From now on, what is below `root_path` is below `host_path`, as if it were mounted there: a libvirtd of a user's
+  // own has its directories elsewhere. Only where ROOT is "/". An image does not move.
+  void redirect(const std::string& root_path, const std::string& host_path);
 
   // Whose files are that this process makes below ROOT: what root makes on a host whose ROOT belongs to somebody else
   // is theirs, or they could not use it. Nothing: this process's own.
@@ -61,8 +67,11 @@ class Layout {
 
  private:
   Layout(std::string root, std::optional<Owner> owner) : root_(std::move(root)), new_file_owner_(owner) {}
+  std::string redirected(std::string_view root_path) const;
+
   std::string root_;
   std::optional<Owner> new_file_owner_;
+  std::vector<std::pair<std::string, std::string>> redirects_;
 };
 
 }  // namespace varve

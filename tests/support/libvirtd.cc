@@ -1,7 +1,12 @@
 #include "support/libvirtd.h"
 
+#include <fcntl.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <unistd.h>
+
+#include "base/unique_fd.h"
 
 namespace varve::test {
 
@@ -27,7 +32,7 @@ if [ -e /dev/kvm ] && getent group kvm >/dev/null; then
 fi
 mount --bind "$scratch/run" /run
 mount --bind "$root/etc/libvirt" /etc/libvirt
-mount --bind "$root/var/lib/libvirt" /var/lib/libvirt
+mount --bind "$root/var/lib" /var/lib
 mount --bind "$scratch/cache" /var/cache/libvirt
 mount --bind "$scratch/log" /var/log/libvirt
 virtlogd -d </dev/null
@@ -86,24 +91,27 @@ void Libvirtd::restart() {
   start();
 }
 
-std::vector<std::string> Libvirtd::virsh_command(const std::vector<std::string>& arguments) const {
-  std::vector<std::string> command = {"nsenter", "--mount", "--target",      std::to_string(process_->pid()),
-                                      "virsh",   "-c",      "qemu:///system"};
-  command.insert(command.end(), arguments.begin(), arguments.end());
-  return command;
+ProcessResult Libvirtd::run_there(std::vector<std::string> command) const {
+  if (!process_) return {127, "", "libvirtd was stopped"};
+  command.insert(command.begin(), {"nsenter", "--mount", "--target", std::to_string(process_->pid())});
+  return run(command);
+}
+
+bool Libvirtd::enter() const {
+  const UniqueFd space(::open(fmt::format("/proc/{}/ns/mnt", process_->pid()).c_str(), O_RDONLY | O_CLOEXEC));
+  return space && ::setns(space.get(), CLONE_NEWNS) == 0;
 }
 
 ProcessResult Libvirtd::virsh(const std::vector<std::string>& arguments) const {
-  if (!process_) return {127, "", "libvirtd was stopped"};
-  return run(virsh_command(arguments));
+  std::vector<std::string> command = {"virsh", "-c", "qemu:///system"};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  return run_there(std::move(command));
 }
 
 std::string Libvirtd::virsh_ok(const std::vector<std::string>& arguments) const {
-  if (!process_) {
-    ADD_FAILURE() << "libvirtd was stopped";
-    return {};
-  }
-  return run_ok(virsh_command(arguments));
+  const ProcessResult result = virsh(arguments);
+  EXPECT_EQ(result.exit_code, 0) << testing::PrintToString(arguments) << "\n" << result.out << result.err;
+  return result.out;
 }
 
 }  // namespace varve::test

@@ -1,6 +1,6 @@
-// A real libvirtd on a directory tree: ROOT/etc/libvirt and ROOT/var/lib/libvirt are its /etc/libvirt and
-// /var/lib/libvirt, everything else that it writes goes to a directory of its own. It lives in namespaces of its own,
-// so it never meets a libvirtd of the system, and ends with the object.
+// A real libvirtd on a directory tree: ROOT/etc/libvirt and ROOT/var/lib are its /etc/libvirt and /var/lib, everything
+// else that it writes goes to a directory of its own. It lives in namespaces of its own, so it never meets a libvirtd
+// of the system, and ends with the object.
 #pragma once
 
 #include <memory>
@@ -28,6 +28,11 @@ class Libvirtd {
   // The same; a failure of the running test unless virsh ended with 0. Returns its standard output.
   std::string virsh_ok(const std::vector<std::string>& arguments) const;
 
+  // Any program, where it sees that libvirtd and its files.
+  ProcessResult run_there(std::vector<std::string> command) const;
+  // Moves the calling process there, for good. Only for a process with a single thread.
+  bool enter() const;
+
   // Ends it, and every QEMU that it started. What it wrote stays.
   void stop();
   // Again on the same tree: libvirtd reads definitions and snapshots only when it starts.
@@ -35,7 +40,6 @@ class Libvirtd {
 
  private:
   void start();
-  std::vector<std::string> virsh_command(const std::vector<std::string>& arguments) const;
 
   std::string root_;
   TempDir scratch_;

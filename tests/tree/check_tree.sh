@@ -29,9 +29,10 @@ reach() {
     store) echo 'base io crypto qcow2 domain store' ;;
     disk) echo 'base io crypto qcow2 image domain store disk' ;;
     host) echo 'base io crypto qcow2 image domain store disk host' ;;
+    libvirt) echo 'base io crypto qcow2 image domain store disk host libvirt' ;;
     operation) echo 'base io check crypto qcow2 image domain store disk host inspect operation' ;;
     inspect) echo 'base io check crypto qcow2 image domain store disk host inspect' ;;
-    cli) echo 'base io check crypto qcow2 image domain store disk host operation inspect cli' ;;
+    cli) echo 'base io check crypto qcow2 image domain store disk host libvirt operation inspect cli' ;;
     *) echo '' ;;
   esac
 }

@@ -1,0 +1,52 @@
+// The functions of libvirt's C API that are used here (https://libvirt.org/html/), found in libvirt.so.0 when a libvirt
+// host is opened: who has no libvirt can still work on directories, and commands that need none don't wait while its
+// thirty libraries are loaded.
+#pragma once
+
+#include <libvirt/libvirt.h>
+#include <libvirt/virterror.h>
+
+#include "base/result.h"
+
+namespace varve::libvirt {
+
+#define VARVE_LIBVIRT_FUNCTIONS(X) \
+  X(virInitialize)                 \
+  X(virSetErrorFunc)               \
+  X(virGetLastError)               \
+  X(virResetLastError)             \
+  X(virConnectOpenAuth)            \
+  X(virConnectOpenReadOnly)        \
+  X(virConnectClose)               \
+  X(virConnectGetURI)              \
+  X(virConnectGetLibVersion)       \
+  X(virConnectListAllDomains)      \
+  X(virDomainLookupByName)         \
+  X(virDomainGetName)              \
+  X(virDomainGetXMLDesc)           \
+  X(virDomainGetState)             \
+  X(virDomainHasManagedSaveImage)  \
+  X(virDomainDefineXML)            \
+  X(virDomainUndefineFlags)        \
+  X(virDomainFree)                 \
+  X(virDomainSnapshotNum)          \
+  X(virDomainListAllSnapshots)     \
+  X(virDomainSnapshotLookupByName) \
+  X(virDomainSnapshotCurrent)      \
+  X(virDomainSnapshotGetName)      \
+  X(virDomainSnapshotGetXMLDesc)   \
+  X(virDomainSnapshotCreateXML)    \
+  X(virDomainSnapshotDelete)       \
+  X(virDomainSnapshotFree)
+
+struct Library {
+#define VARVE_LIBVIRT_MEMBER(name) decltype(&::name) name = nullptr;
+  VARVE_LIBVIRT_FUNCTIONS(VARVE_LIBVIRT_MEMBER)
+#undef VARVE_LIBVIRT_MEMBER
+  decltype(&::virConnectAuthPtrDefault) default_authentication = nullptr;
+};
+
+// kUnsupported where there is no libvirt, or one that lacks a function. It stays loaded until the process ends.
+Result<Library> load_library();
+
+}  // namespace varve::libvirt

@@ -1,0 +1,103 @@
+#include "libvirt/libvirt_host.h"
+
+#include <fmt/format.h>
+
+#include "libvirt/connection.h"
+#include "libvirt/stores.h"
+
+namespace varve::libvirt {
+
+namespace {
+
+// What stands between "://" and the next slash: the machine that is meant; empty: this one.
+std::string machine_of(const std::string& uri) {
+  const size_t begin = uri.find("://");
+  if (begin == std::string::npos) return {};
+  const std::string rest = uri.substr(begin + 3);
+  return rest.substr(0, rest.find('/'));
+}
+
+bool is_session(const std::string& uri) {
+  return uri.substr(0, uri.find('?')).ends_with("/session");
+}
+
+// A name for a directory.
+std::string file_name_for(const std::string& uri) {
+  std::string name;
+  for (const char c : uri) name += (c == '/' || c == ':' || c == '?') ? '_' : c;
+  return name;
+}
+
+// libvirt's directories on this host as a ROOT has them, and Varve's own.
+Result<Layout> layout_for(const std::string& uri, const UserDirectories& user) {
+  Layout layout = TRY(Layout::open("/"));
+  const bool is_ours = machine_of(uri).empty();
+  if (is_ours && !is_session(uri) && user.is_root) return layout;
+  if (!user.state.starts_with('/')) {
+    return make_error(ErrorKind::kInvalidArgument, "neither $XDG_STATE_HOME nor $HOME is set to an absolute path");
+  }
+  layout.redirect(Layout::varve_directory(), fmt::format("{}/varve/{}", user.state, file_name_for(uri)));
+  if (is_ours && is_session(uri)) {
+    const std::string qemu = user.configuration + "/libvirt/qemu";
+    layout.redirect(Layout::definitions_directory(), qemu);
+    layout.redirect(Layout::snapshots_directory(), qemu + "/lib/snapshot");
+    layout.redirect(Layout::nvram_directory(), qemu + "/nvram");
+    layout.redirect(Layout::save_directory(), qemu + "/save");
+  }
+  return layout;
+}
+
+class LibvirtHost final : public Host {
+ public:
+  LibvirtHost(std::unique_ptr<Connection> connection, const Layout& layout, HostEvents events)
+      : Host(layout, std::move(events),
+             {.definitions = std::make_unique<Definitions>(*connection),
+              .metadata = std::make_unique<Metadata>(*connection),
+              .writer = std::make_shared<Writer>(*connection, layout)}),
+        connection_(std::move(connection)) {}
+
+  Result<void> check_writable() const override { return connection_->allow_changes(); }
+
+  Result<bool> has_saved_memory(const std::string& domain) const override {
+    const DomainHandle found = TRY(connection_->domain(domain));
+    const int saved = connection_->library().virDomainHasManagedSaveImage(found.get(), 0);
+    if (saved >= 0) return saved == 1;
+    return connection_->last_error(fmt::format("whether '{}' has a managed save can't be told", domain));
+  }
+
+  Result<DomainState> state(const std::string& domain) const override {
+    const DomainHandle found = TRY(connection_->domain(domain));
+    int state = 0;
+    if (connection_->library().virDomainGetState(found.get(), &state, nullptr, 0) < 0) {
+      return connection_->last_error(fmt::format("the state of '{}' can't be read", domain));
+    }
+    switch (state) {
+      case VIR_DOMAIN_SHUTOFF:
+      case VIR_DOMAIN_CRASHED:
+        return DomainState::kShutOff;
+      case VIR_DOMAIN_PAUSED:
+        return DomainState::kPaused;
+      case VIR_DOMAIN_PMSUSPENDED:
+        return DomainState::kSuspended;
+      default:
+        return DomainState::kRunning;
+    }
+  }
+
+  using Host::recover_all;
+
+ private:
+  std::unique_ptr<Connection> connection_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Host>> open_host(const std::string& uri, const UserDirectories& user, HostEvents events) {
+  const Layout layout = TRY(layout_for(uri, user));
+  std::unique_ptr<Connection> connection = TRY(Connection::open(uri));
+  auto host = std::make_unique<LibvirtHost>(std::move(connection), layout, std::move(events));
+  host->recover_all();
+  return std::unique_ptr<Host>(std::move(host));
+}
+
+}  // namespace varve::libvirt
