@@ -7,7 +7,10 @@
 #include <cstdlib>
 #include <ctime>
 #include <nlohmann/json.hpp>
+#include <optional>
 
+#include "cli/interrupt.h"
+#include "cli/output.h"
 #include "cli/plan_text.h"
 #include "host/directory_host.h"
 #ifdef VARVE_WITH_LIBVIRT
@@ -103,7 +106,14 @@ Result<ExitCode> run_or_print(Context& context, Operation& operation, const std:
     print_plan(context.output, context.options.json, operation.plan());
     return ExitCode::kDone;
   }
-  TRY(operation.run());
+  {
+    // Stops what can be stopped; everything else is short.
+    std::optional<InterruptWatch> interrupts;
+    if (operation.is_delegated()) interrupts.emplace();
+    ProgressBar bar(operation.plan().title, !context.options.quiet && !context.options.json);
+    TRY(operation.run({.progress = [&](uint64_t at, uint64_t total) { bar.update(at, total); },
+                       .cancelled = [] { return interrupted(); }}));
+  }
   if (context.options.json) {
     result["notes"] = operation.plan().notes;
     print_json(context, result);

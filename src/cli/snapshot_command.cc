@@ -38,7 +38,7 @@ Result<DiskModes> parse_disk_modes(const std::vector<std::string>& texts) {
     const auto mode = equals == std::string::npos ? std::nullopt : snapshot_mode_from(text.substr(equals + 1));
     if (!mode || *mode == SnapshotMode::kDefault || *mode == SnapshotMode::kManual) {
       return make_error(ErrorKind::kInvalidArgument, fmt::format("--disk {} is not understood", text))
-          .with_note("it is written TARGET=internal or TARGET=no, e.g. vdb=no");
+          .with_note("it is written TARGET=internal, TARGET=external or TARGET=no, e.g. vdb=no");
     }
     modes[text.substr(0, equals)] = *mode;
   }
@@ -184,19 +184,44 @@ void add_create(CLI::App& snapshot, Context& context) {
     CreateSnapshotRequest request;
     std::vector<std::string> disks;
     std::string mode = "internal";
+    bool memory = false;
+    bool disk_only = false;
   };
   auto arguments = std::make_shared<Arguments>();
-  create->add_option("VM", arguments->request.domain)->required();
-  create->add_option("NAME", arguments->request.name, "The time in seconds since 1970 where it is not said");
-  create->add_option("--description", arguments->request.description, "What it is for")->type_name("TEXT");
-  create->add_option("--mode", arguments->mode, "How disks are kept: internal, inside of their images")
-      ->check(CLI::IsMember({"internal"}));
-  create->add_option("--disk", arguments->disks, "Leaves a disk out, or takes one that would be left out")
-      ->type_name("TARGET=internal|no")
+  CreateSnapshotRequest& request = arguments->request;
+  create->add_option("VM", request.domain)->required();
+  create->add_option("NAME", request.name, "The time in seconds since 1970 where it is not said");
+  create->add_option("--description", request.description, "What it is for")->type_name("TEXT");
+  create
+      ->add_option("--mode", arguments->mode,
+                   "How it is kept: internal, inside of the images; external, below new overlays, and memory in a file")
+      ->check(CLI::IsMember({"internal", "external"}));
+  create->add_option("--disk", arguments->disks, "Leaves a disk out, takes one that would be left out, or says how")
+      ->type_name("TARGET=internal|external|no")
       ->expected(1)
       ->take_all();
+  CLI::Option* memory = create->add_flag("--memory", arguments->memory,
+                                         "With the memory of the running machine, which is the default; refused where "
+                                         "that can't be");
+  create->add_flag("--disk-only", arguments->disk_only, "Without the memory of the running machine")->excludes(memory);
+  create->add_option("--memory-file", request.memory_file, "Where the memory goes, with --mode external")
+      ->type_name("FILE");
+  create->add_flag("--live", request.live, "Let the machine go on while its memory is written, with --mode external");
+  create->add_flag("--quiesce", request.quiesce,
+                   "Have the guest agent freeze its file systems meanwhile, with --disk-only");
+  create
+      ->add_option("--quiesce-seconds", request.quiesce_seconds,
+                   "They are thawed after that time, whatever happens (30)")
+      ->type_name("SECONDS")
+      ->check(CLI::Range(1, 3600));
   create->callback([&context, arguments] {
-    context.action = [&context, arguments] { return create_snapshot(context, arguments->request, arguments->disks); };
+    context.action = [&context, arguments] {
+      CreateSnapshotRequest wanted = arguments->request;
+      if (arguments->mode == "external") wanted.mode = SnapshotMode::kExternal;
+      if (arguments->memory) wanted.memory = SnapshotMemoryWish::kWanted;
+      if (arguments->disk_only) wanted.memory = SnapshotMemoryWish::kDiskOnly;
+      return create_snapshot(context, std::move(wanted), arguments->disks);
+    };
   });
 }
 
@@ -206,6 +231,8 @@ void add_revert(CLI::App& snapshot, Context& context) {
     RevertSnapshotRequest request;
     std::vector<std::string> disks;
     bool no_safety = false;
+    bool running = false;
+    bool paused = false;
   };
   auto arguments = std::make_shared<Arguments>();
   revert->add_option("VM", arguments->request.domain)->required();
@@ -215,10 +242,14 @@ void add_revert(CLI::App& snapshot, Context& context) {
       ->expected(1)
       ->take_all();
   revert->add_flag("--no-safety", arguments->no_safety, "Don't keep the present state in a snapshot of its own");
+  CLI::Option* running = revert->add_flag("--running", arguments->running, "Let the machine run afterwards");
+  revert->add_flag("--paused", arguments->paused, "Leave the machine paused afterwards")->excludes(running);
   revert->callback([&context, arguments] {
     context.action = [&context, arguments] {
       arguments->request.disks = {arguments->disks.begin(), arguments->disks.end()};
       arguments->request.safety = !arguments->no_safety;
+      if (arguments->running) arguments->request.after = AfterRevert::kRunning;
+      if (arguments->paused) arguments->request.after = AfterRevert::kPaused;
       return revert_snapshot(context, arguments->request);
     };
   });

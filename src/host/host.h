@@ -10,6 +10,7 @@
 
 #include "base/result.h"
 #include "domain/domain_document.h"
+#include "host/machines.h"
 #include "store/definition_store.h"
 #include "store/document_writer.h"
 #include "store/domain_lock.h"
@@ -64,6 +65,9 @@ class Host {
   // Of a domain that is defined. A host without a daemon has none that runs; whether somebody uses an image all the
   // same, its locks say.
   virtual Result<DomainState> state(const std::string& domain) const = 0;
+
+  // Whoever runs the machines; nullptr where nobody does.
+  virtual Machines* machines() const { return nullptr; }
 
   // Whether the machine's memory was saved when it stopped, to go on with the disks as they are now.
   virtual Result<bool> has_saved_memory(const std::string& domain) const = 0;

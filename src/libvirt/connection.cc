@@ -137,9 +137,16 @@ Result<DomainHandle> Connection::domain(const std::string& name) const {
   return last_error(fmt::format("the domain '{}' can't be had from {}", name, uri_));
 }
 
-Result<std::string> Connection::definition_of(const DomainHandle& domain, unsigned flags) const {
+Result<std::string> Connection::definition_of(const DomainHandle& domain) const {
+  return definition_with(domain, VIR_DOMAIN_XML_INACTIVE);
+}
+
+Result<std::string> Connection::present_definition_of(const DomainHandle& domain) const {
+  return definition_with(domain, 0);
+}
+
+Result<std::string> Connection::definition_with(const DomainHandle& domain, unsigned flags) const {
   const std::string name = library_.virDomainGetName(domain.get());
-  flags |= VIR_DOMAIN_XML_INACTIVE;
   if (changes_allowed()) flags |= VIR_DOMAIN_XML_SECURE;
   char* text = library_.virDomainGetXMLDesc(domain.get(), flags);
   if (text == nullptr) return last_error(fmt::format("the definition of '{}' can't be read", name));

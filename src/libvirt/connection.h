@@ -40,8 +40,9 @@ class Connection {
   Result<std::vector<DomainHandle>> domains() const;  // sorted by name
   // kNotFound.
   Result<DomainHandle> domain(const std::string& name) const;
-  // The definition that the domain starts with next time, with what `flags` asks for besides.
-  Result<std::string> definition_of(const DomainHandle& domain, unsigned flags = 0) const;
+  // The definition that the domain starts with next time; the one that it runs with, where it runs.
+  Result<std::string> definition_of(const DomainHandle& domain) const;
+  Result<std::string> present_definition_of(const DomainHandle& domain) const;
 
   Result<std::vector<SnapshotHandle>> snapshots(const DomainHandle& domain) const;
   // kNotFound.
@@ -60,6 +61,7 @@ class Connection {
   using Handle = std::unique_ptr<virConnect, decltype(&::virConnectClose)>;
   Connection(std::string uri, Library library, Handle reader);
   std::string taken(char* text) const;
+  Result<std::string> definition_with(const DomainHandle& domain, unsigned flags) const;
 
   std::string uri_;
   Library library_;

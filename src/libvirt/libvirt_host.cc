@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "libvirt/connection.h"
+#include "libvirt/machines.h"
 #include "libvirt/stores.h"
 
 namespace varve::libvirt {
@@ -54,7 +55,8 @@ class LibvirtHost final : public Host {
              {.definitions = std::make_unique<Definitions>(*connection),
               .metadata = std::make_unique<Metadata>(*connection),
               .writer = std::make_shared<Writer>(*connection, layout)}),
-        connection_(std::move(connection)) {}
+        connection_(std::move(connection)),
+        machines_(*connection_, machine_of(connection_->uri()).empty()) {}
 
   Result<void> check_writable() const override { return connection_->allow_changes(); }
 
@@ -84,10 +86,14 @@ class LibvirtHost final : public Host {
     }
   }
 
+  // They are asked to do things; the host stays what it is.
+  Machines* machines() const override { return &machines_; }
+
   using Host::recover_all;
 
  private:
   std::unique_ptr<Connection> connection_;
+  mutable LibvirtMachines machines_;
 };
 
 }  // namespace

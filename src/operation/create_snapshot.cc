@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "domain/names.h"
+#include "operation/machine_snapshot.h"
 #include "operation/metadata_edit.h"
 
 namespace varve {
@@ -18,6 +19,20 @@ Error taken_in_image(const InternalDisk& disk, const std::string& name) {
                              disk.host_path()));
 }
 
+// What only a machine that runs, or somebody who runs machines, can be asked for.
+void refuse_what_needs_machines(const CreateSnapshotRequest& request, Preflight& preflight) {
+  const auto refuse = [&](const char* what) {
+    preflight.refuse(
+        make_error(ErrorKind::kRefused, fmt::format("{} is for hosts whose machines a libvirtd runs", what))
+            .with_note("without a daemon, snapshots are made inside of the images of machines that are "
+                       "shut off, so far"));
+  };
+  if (request.mode == SnapshotMode::kExternal) refuse("--mode external");
+  if (request.memory == SnapshotMemoryWish::kWanted) refuse("--memory");
+  if (request.live) refuse("--live");
+  if (request.quiesce) refuse("--quiesce");
+}
+
 }  // namespace
 
 Result<Operation> plan_create_snapshot(Host& host, const CreateSnapshotRequest& request) {
@@ -25,6 +40,9 @@ Result<Operation> plan_create_snapshot(Host& host, const CreateSnapshotRequest& 
   TRY(check_snapshot_name(name));
   TRY(host.check_writable());
   LockedDomain domain = TRY(host.open_domain(request.domain, DomainLock::Mode::kExclusive));
+  if (TRY(is_for_machines(host, domain.definition, request))) {
+    return plan_machine_snapshot(host, std::move(domain), name, request);
+  }
   const std::string failure = fmt::format("snapshot '{}' of '{}' is not created", name, request.domain);
   Operation operation(host, std::move(domain.lock), request.domain,
                       fmt::format("create snapshot '{}' of '{}'", name, request.domain), failure);
@@ -33,6 +51,7 @@ Result<Operation> plan_create_snapshot(Host& host, const CreateSnapshotRequest& 
 
   MetadataEdit metadata = TRY(MetadataEdit::begin(host.metadata(), request.domain));
   Preflight preflight(failure);
+  refuse_what_needs_machines(request, preflight);
   if (metadata.has(name)) {
     preflight.refuse(make_error(ErrorKind::kAlreadyExists, "there is a snapshot of that name")
                          .with_note(fmt::format("choose another name, or rename the other one: `varve snapshot edit "

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "operation/disk_selection.h"
+#include "operation/machine_snapshot.h"
 #include "operation/metadata_edit.h"
 
 namespace varve {
@@ -25,6 +26,9 @@ Result<Operation> plan_delete_snapshot(Host& host, const DeleteSnapshotRequest& 
   MetadataEdit metadata = TRY(MetadataEdit::begin(host.metadata(), request.domain));
   TRY(metadata.edit(request.name));  // kNotFound says which there are
 
+  if (TRY(is_for_machines(host, domain.definition, metadata, request))) {
+    return plan_machine_delete(host, std::move(domain), metadata, request);
+  }
   const std::string failure = fmt::format("snapshot '{}' of '{}' is not deleted", request.name, request.domain);
   Operation operation(host, std::move(domain.lock), request.domain,
                       fmt::format("delete snapshot '{}' of '{}'", request.name, request.domain), failure);

@@ -55,6 +55,11 @@ void Operation::remove_directory(const std::string& root_path) {
   record_.removed_directories.push_back(root_path);
 }
 
+void Operation::delegate(std::vector<std::string> steps, std::function<Result<void>(const Watch&)> work) {
+  for (std::string& step : steps) plan_.steps.push_back(std::move(step));
+  delegated_.push_back(std::move(work));
+}
+
 void Operation::expect_definition(const DomainDocument& definition) {
   expect([host = &host_, domain = record_.domain, text = definition.to_xml()]() -> Result<void> {
     if (TRY(host->definitions().load(domain)).to_xml() == text) return {};
@@ -65,6 +70,7 @@ void Operation::expect_definition(const DomainDocument& definition) {
 }
 
 Result<void> Operation::check() {
+  if (!delegated_.empty()) return {};
   Preflight preflight(failure_);
   WriteAccess access(host_.layout());
   preflight.accept(access.check(Journal::record_path(record_.domain), FileFate::kDocumentReplaced));
@@ -115,7 +121,18 @@ Result<void> Operation::check_space() const {
   return least.check();
 }
 
-Result<void> Operation::run() {
+Result<void> Operation::run_delegated(const Watch& watch) const {
+  if (auto expected = check_expectations(); !expected) {
+    return std::move(expected).error().context(failure_).with_note("nothing was changed");
+  }
+  for (const auto& work : delegated_) {
+    if (auto done = work(watch); !done) return std::move(done).error().context(failure_);
+  }
+  return {};
+}
+
+Result<void> Operation::run(const Watch& watch) {
+  if (!delegated_.empty()) return run_delegated(watch);
   if (auto mended = mend_images(); !mended) return std::move(mended).error().context(failure_);
   if (auto made = make_images(); !made) {
     return std::move(made).error().context(failure_).with_note("nothing was changed");

@@ -48,6 +48,9 @@ class Operation {
   void add(std::vector<FileChange> changes, std::vector<std::string> steps);  // in these words
   void add(ImageRepair repair);                                               // before everything else
   void remove_image(const std::string& root_path);
+  // What whoever runs the machine does, instead of everything above; several, in this order.
+  void delegate(std::vector<std::string> steps, std::function<Result<void>(const Watch&)> work);
+  bool is_delegated() const { return !delegated_.empty(); }
   // Asked once more right before the record is written: that what the plan builds upon is still so.
   void expect(std::function<Result<void>()> expectation) { expectations_.push_back(std::move(expectation)); }
   // The domain's definition is the one that the plan was made for.
@@ -60,10 +63,11 @@ class Operation {
 
   // Once, after check(). On failure before the record, nothing was changed; after it, the error says that the next
   // command goes on.
-  Result<void> run();
+  Result<void> run(const Watch& watch = {});
 
  private:
   Result<void> check_space() const;
+  Result<void> run_delegated(const Watch& watch) const;
   Result<void> mend_images();
   Result<void> make_images();
   Result<void> prepare();
@@ -79,6 +83,7 @@ class Operation {
   std::vector<NewImage> new_images_;
   std::vector<DiskTask> disks_;
   std::vector<std::function<Result<void>()>> expectations_;
+  std::vector<std::function<Result<void>(const Watch&)>> delegated_;
 };
 
 }  // namespace varve

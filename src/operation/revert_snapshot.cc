@@ -7,14 +7,13 @@
 #include <map>
 
 #include "operation/disk_selection.h"
+#include "operation/machine_snapshot.h"
 #include "operation/metadata_edit.h"
 #include "operation/other_domains.h"
 
 namespace varve {
 
 namespace {
-
-constexpr const char* kSafetyPrefix = "varve-safety-";
 
 // An image that is changed, with all that happens to it, under its path as the definition has it.
 using Tasks = std::map<std::string, DiskTask>;
@@ -134,7 +133,7 @@ void Reverting::choose_disks(const SnapshotDocument& snapshot) {
 
 std::string Reverting::safety_name() const {
   for (uint64_t number = request_.now_sec;; ++number) {
-    std::string name = kSafetyPrefix + std::to_string(number);
+    std::string name = safety_name_for(number);
     const bool taken = metadata_.has(name) || std::ranges::any_of(tasks_, [&](const auto& task) {
                          return task.second.disk.find(name).has_value();
                        });
@@ -153,8 +152,7 @@ std::string Reverting::parent_of_present_state() const {
 Result<std::string> Reverting::keep_present_state() {
   NewSnapshot spec;
   spec.name = safety_name();
-  spec.description =
-      fmt::format("Made by varve before it went back to '{}'; the next revert replaces it.", request_.name);
+  spec.description = safety_description(request_.name);
   spec.parent = parent_of_present_state();
   spec.creation_time = static_cast<int64_t>(request_.now_sec);
   spec.current = false;
@@ -272,6 +270,9 @@ Result<RevertSnapshot> plan_revert_snapshot(Host& host, const RevertSnapshotRequ
   MetadataEdit metadata = TRY(MetadataEdit::begin(host.metadata(), request.domain));
   const SnapshotDocument snapshot = *TRY(metadata.edit(request.name));
 
+  if (TRY(is_for_machines(host, domain.definition, snapshot, request))) {
+    return plan_machine_revert(host, std::move(domain), snapshot, metadata, request);
+  }
   const std::string failure = fmt::format("snapshot '{}' of '{}' is not reverted", request.name, request.domain);
   Operation operation(host, std::move(domain.lock), request.domain,
                       fmt::format("revert '{}' to snapshot '{}'", request.domain, request.name), failure);
@@ -280,6 +281,12 @@ Result<RevertSnapshot> plan_revert_snapshot(Host& host, const RevertSnapshotRequ
 
   Preflight preflight(failure);
   const SnapshotMode memory = snapshot.memory().mode;
+  if (request.after != AfterRevert::kAsThen) {
+    preflight.refuse(make_error(ErrorKind::kRefused,
+                                "nobody can start the machine afterwards on a host without a "
+                                "daemon, or for some of its disks")
+                         .with_note("leave out --running and --paused"));
+  }
   if (request.disks.empty() && (memory == SnapshotMode::kInternal || snapshot.state() == SnapshotState::kRunning ||
                                 snapshot.state() == SnapshotState::kPaused)) {
     preflight.refuse(was_running());

@@ -1,5 +1,6 @@
-// Takes a domain that is shut off back to a snapshot: its disks, its definition, and which snapshot is current. What
-// the disks hold until then is kept in a safety snapshot, which the next revert's replaces.
+// Takes a domain back to a snapshot: its disks, its definition, its memory where the snapshot has it, and which
+// snapshot is current. What it holds until then is kept in a safety snapshot, which the next revert's replaces. Where a
+// machine runs, now or then, whoever runs it does it (machine_snapshot.h).
 #pragma once
 
 #include <cstdint>
@@ -16,6 +17,7 @@ struct RevertSnapshotRequest {
   // Only these disks, and neither definition nor "current". Empty: everything.
   std::set<std::string> disks;
   bool safety = true;
+  AfterRevert after = AfterRevert::kAsThen;
   uint64_t now_sec = 0;  // Unix time of the safety snapshot
   uint32_t now_nsec = 0;
 };

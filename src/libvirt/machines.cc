@@ -1,0 +1,163 @@
+#include "libvirt/machines.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+namespace varve::libvirt {
+
+namespace {
+
+// Beside a call that takes long: tells how far its job is, ends the job when somebody asks for that, and thaws the
+// guest when its time is over. libvirt's calls may be made from several threads at once; each has its own last error.
+class JobWatch {
+ public:
+  JobWatch(const Library& library, virDomainPtr domain, const Watch& watch, int thaw_after_seconds = 0)
+      : library_(library), domain_(domain), watch_(watch), thaw_after_(thaw_after_seconds) {
+    thread_ = std::thread([this] { run(); });
+  }
+  JobWatch(const JobWatch&) = delete;
+  JobWatch& operator=(const JobWatch&) = delete;
+  ~JobWatch() { finish(); }
+
+  void finish() {
+    {
+      const std::lock_guard<std::mutex> guard(mutex_);
+      done_ = true;
+    }
+    ended_.notify_all();
+    if (thread_.joinable()) thread_.join();
+  }
+  // After finish().
+  bool was_cancelled() const { return cancelled_; }
+  bool was_thawed() const { return thawed_; }
+
+ private:
+  void run() {
+    const auto start = std::chrono::steady_clock::now();
+    std::unique_lock<std::mutex> guard(mutex_);
+    while (!ended_.wait_for(guard, std::chrono::milliseconds(200), [this] { return done_; })) {
+      guard.unlock();
+      tell();
+      if (!cancelled_ && watch_.cancelled && watch_.cancelled()) {
+        cancelled_ = library_.virDomainAbortJob(domain_) == 0;
+      }
+      const auto spent = std::chrono::steady_clock::now() - start;
+      if (thaw_after_.count() > 0 && !thawed_ && spent > thaw_after_) {
+        thawed_ = library_.virDomainFSThaw(domain_, nullptr, 0, 0) >= 0;
+      }
+      guard.lock();
+    }
+  }
+
+  void tell() const {
+    if (!watch_.progress) return;
+    virTypedParameterPtr values = nullptr;
+    int count = 0;
+    int type = 0;
+    if (library_.virDomainGetJobStats(domain_, &type, &values, &count, 0) < 0) return;
+    unsigned long long done = 0;
+    unsigned long long total = 0;
+    const bool is_known =
+        library_.virTypedParamsGetULLong(values, count, VIR_DOMAIN_JOB_MEMORY_PROCESSED, &done) == 1 &&
+        library_.virTypedParamsGetULLong(values, count, VIR_DOMAIN_JOB_MEMORY_TOTAL, &total) == 1;
+    library_.virTypedParamsFree(values, count);
+    if (is_known && total > 0) watch_.progress(done, total);
+  }
+
+  const Library& library_;
+  virDomainPtr domain_;
+  const Watch& watch_;
+  std::chrono::seconds thaw_after_;
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  bool done_ = false;
+  bool cancelled_ = false;
+  bool thawed_ = false;
+  std::thread thread_;
+};
+
+Error stopped() {
+  return make_error(ErrorKind::kInterrupted, "it was stopped").with_note("nothing was changed");
+}
+
+}  // namespace
+
+Result<DomainDocument> LibvirtMachines::present_definition(const std::string& domain) const {
+  const DomainHandle found = TRY(connection_.domain(domain));
+  return DomainDocument::parse(TRY(connection_.present_definition_of(found)),
+                               fmt::format("the definition of '{}'", domain));
+}
+
+Result<size_t> LibvirtMachines::checkpoints(const std::string& domain) const {
+  const DomainHandle found = TRY(connection_.domain(domain));
+  const int count = connection_.library().virDomainListAllCheckpoints(found.get(), nullptr, 0);
+  if (count >= 0) return static_cast<size_t>(count);
+  Error error = connection_.last_error(fmt::format("the checkpoints of '{}' can't be listed", domain));
+  if (error.kind == ErrorKind::kUnsupported) return size_t{0};
+  return error;
+}
+
+Result<void> LibvirtMachines::create_snapshot(const std::string& domain, const MachineSnapshot& snapshot,
+                                              const Watch& watch) {
+  TRY(connection_.allow_changes());
+  const Library& library = connection_.library();
+  const DomainHandle found = TRY(connection_.domain(domain));
+  unsigned flags = VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC;
+  if (snapshot.disk_only) flags |= VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY;
+  if (snapshot.live) flags |= VIR_DOMAIN_SNAPSHOT_CREATE_LIVE;
+  if (snapshot.quiesce) {
+    flags |= VIR_DOMAIN_SNAPSHOT_CREATE_QUIESCE;
+    // An agent that does not answer must not hold it up; where that can't be set, libvirt has a limit of its own.
+    library.virDomainAgentSetResponseTimeout(found.get(), snapshot.quiesce_seconds, 0);
+  }
+  JobWatch job(library, found.get(), watch, snapshot.quiesce ? snapshot.quiesce_seconds : 0);
+  const SnapshotHandle made(library.virDomainSnapshotCreateXML(found.get(), snapshot.document.c_str(), flags),
+                            library.virDomainSnapshotFree);
+  if (made) return {};
+  Error error = connection_.last_error("libvirtd could not take it");
+  job.finish();
+  if (job.was_cancelled()) return stopped();
+  if (snapshot.quiesce) {
+    library.virDomainFSThaw(found.get(), nullptr, 0, 0);  // whatever became of it: the guest must go on
+    error.notes.push_back("the guest's file systems are not frozen any more; without --quiesce no agent is needed");
+  }
+  return error;
+}
+
+Result<void> LibvirtMachines::revert(const std::string& domain, const std::string& name, AfterRevert after,
+                                     const Watch& watch) {
+  TRY(connection_.allow_changes());
+  const Library& library = connection_.library();
+  const DomainHandle found = TRY(connection_.domain(domain));
+  const SnapshotHandle snapshot = TRY(connection_.snapshot(found, name));
+  // What is risky about it is that the present state goes, and that is kept, or the user said that it may go.
+  unsigned flags = VIR_DOMAIN_SNAPSHOT_REVERT_FORCE;
+  if (after == AfterRevert::kRunning) flags |= VIR_DOMAIN_SNAPSHOT_REVERT_RUNNING;
+  if (after == AfterRevert::kPaused) flags |= VIR_DOMAIN_SNAPSHOT_REVERT_PAUSED;
+  const JobWatch job(library, found.get(), watch);
+  if (library.virDomainRevertToSnapshot(snapshot.get(), flags) == 0) return {};
+  return connection_.last_error("libvirtd could not go back to it");
+}
+
+Result<void> LibvirtMachines::remove(const std::string& domain, const std::string& name, bool children,
+                                     const Watch& watch) {
+  TRY(connection_.allow_changes());
+  const Library& library = connection_.library();
+  const DomainHandle found = TRY(connection_.domain(domain));
+  const SnapshotHandle snapshot = TRY(connection_.snapshot(found, name));
+  JobWatch job(library, found.get(), watch);
+  const unsigned flags = children ? static_cast<unsigned>(VIR_DOMAIN_SNAPSHOT_DELETE_CHILDREN) : 0U;
+  if (library.virDomainSnapshotDelete(snapshot.get(), flags) == 0) return {};
+  Error error = connection_.last_error("libvirtd could not delete it");
+  job.finish();
+  if (job.was_cancelled())
+    return make_error(ErrorKind::kInterrupted, "it was stopped")
+        .with_note(fmt::format("`varve where '{}' '{}'` shows what is left of it", domain, name));
+  return error;
+}
+
+}  // namespace varve::libvirt

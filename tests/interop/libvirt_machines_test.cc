@@ -1,0 +1,185 @@
+// The varve command on running machines of a real libvirtd, and on what else only libvirtd can do: real QEMUs, with
+// nothing but their firmware in them.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "base/atomic_file.h"
+#include "interop/libvirt_domain.h"
+
+namespace varve {
+namespace {
+
+using nlohmann::json;
+using testing::Contains;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::UnorderedElementsAre;
+
+class LibvirtMachinesTest : public test::LibvirtDomain {
+ protected:
+  std::string state() const { return names({"domstate", "vm"}).at(0); }
+  // What QEMU itself does with a disk of the running guest, and says of it in its log.
+  std::string in_guest(const std::string& target, const std::string& command) const {
+    const std::string device = fmt::format("/machine/peripheral/virtio-disk{}/virtio-backend", target.back() - 'a');
+    const auto log = [&] { return libvirtd_->run_there({"cat", "/var/log/libvirt/qemu/vm.log"}).out; };
+    const size_t before = log().size();
+    virsh({"qemu-monitor-command", "vm", "--hmp", fmt::format("qemu-io -d {} \"{}\"", device, command)});
+    return log().substr(before);
+  }
+  void write_in_guest(const std::string& target, int byte) const {
+    EXPECT_THAT(in_guest(target, fmt::format("write -P {} 0 1M", byte)), HasSubstr("wrote 1048576/1048576"));
+  }
+  bool holds_in_guest(const std::string& target, int byte) const {
+    const std::string out = in_guest(target, fmt::format("read -P {} 0 1M", byte));
+    EXPECT_THAT(out, HasSubstr("read 1048576/1048576"));
+    return out.find("verification failed") == std::string::npos;
+  }
+};
+
+TEST_F(LibvirtMachinesTest, ARunningMachineIsTakenWithItsMemoryAndBack) {
+  virsh({"start", "vm"});
+  write_in_guest("vda", 1);
+  varve_ok({"snapshot", "create", "vm", "first", "--description", "while it runs"});
+  EXPECT_EQ(state(), "running");
+  EXPECT_EQ(current(), "first");
+  const json shown = varve_json({"snapshot", "show", "vm", "first"});
+  EXPECT_EQ(shown["state"], "running");
+  EXPECT_EQ(shown["description"], "while it runs");
+  write_in_guest("vda", 2);
+
+  const std::string safety = varve_json({"snapshot", "revert", "vm", "first"})["safety"];
+  EXPECT_TRUE(holds_in_guest("vda", 1));
+  EXPECT_EQ(current(), "first");
+  EXPECT_THAT(snapshots(), UnorderedElementsAre("first", safety));
+  EXPECT_EQ(varve_json({"snapshot", "show", "vm", safety})["safety"], true);
+
+  // What was thrown away is still there, and the next revert replaces what this one kept.
+  const std::string second = varve_json({"snapshot", "revert", "vm", safety})["safety"];
+  EXPECT_TRUE(holds_in_guest("vda", 2));
+  varve_ok({"snapshot", "revert", "vm", "first", "--paused"});
+  EXPECT_EQ(state(), "paused");
+  EXPECT_THAT(snapshots(), testing::Not(Contains(second)));
+
+  varve_ok({"snapshot", "delete", "vm", "first", "--children"});
+  EXPECT_THAT(snapshots(), IsEmpty());
+  virsh({"destroy", "vm"});
+  expect_points({});
+  expect_sound();
+}
+
+TEST_F(LibvirtMachinesTest, AMachineThatIsOffGoesBackToWhenItRan) {
+  virsh({"start", "vm"});
+  write_in_guest("vdb", 7);
+  varve_ok({"snapshot", "create", "vm", "first"});
+  virsh({"destroy", "vm"});
+  varve_ok({"snapshot", "revert", "vm", "first"});
+  EXPECT_EQ(state(), "running");
+  EXPECT_TRUE(holds_in_guest("vdb", 7));
+  // Its disks alone, as after a power cut, can be had without it.
+  virsh({"destroy", "vm"});
+  varve_ok({"snapshot", "revert", "vm", "first", "--disk", "vda"});
+  EXPECT_EQ(state(), "shut off");
+}
+
+TEST_F(LibvirtMachinesTest, AShutOffSnapshotCanRunAfterwards) {
+  varve_ok({"snapshot", "create", "vm", "first"});
+  varve_ok({"snapshot", "revert", "vm", "first", "--running"});
+  EXPECT_EQ(state(), "running");
+}
+
+TEST_F(LibvirtMachinesTest, ExternalFilesOfARunningMachine) {
+  virsh({"start", "vm"});
+  varve_ok({"snapshot", "create", "vm", "disks", "--disk-only"});
+  EXPECT_TRUE(std::filesystem::exists(host_.image("vm.disks")));
+  EXPECT_TRUE(std::filesystem::exists(host_.image("vm-2.disks")));
+  varve_ok({"snapshot", "create", "vm", "all", "--mode", "external", "--live"});
+  EXPECT_TRUE(std::filesystem::exists(host_.root() + "/var/lib/libvirt/qemu/save/vm.all.mem"));
+  const json all = varve_json({"snapshot", "show", "vm", "all"});
+  EXPECT_EQ(all["location"], "external");
+  EXPECT_EQ(all["parent"], "disks");
+  EXPECT_EQ(varve_json({"where", "vm", "all"})["memory"]["exists"], true);
+
+  const test::ProcessResult again = varve({"snapshot", "create", "vm", "all", "--disk-only"});
+  EXPECT_EQ(again.exit_code, 3);
+  EXPECT_THAT(again.err, HasSubstr("there is a snapshot of that name"));
+
+  // Going back is not possible with this libvirt, and nothing is tried.
+  const test::ProcessResult back = varve({"snapshot", "revert", "vm", "disks"});
+  EXPECT_EQ(back.exit_code, 3);
+  EXPECT_THAT(back.err, HasSubstr("possible from libvirt 9.9.0 on, and this is 9.0.0"));
+  EXPECT_THAT(snapshots(), ElementsAre("all", "disks"));
+
+  EXPECT_THAT(varve_ok({"--dry-run", "snapshot", "delete", "vm", "all"}), HasSubstr("vm.all.mem"));
+  varve_ok({"snapshot", "delete", "vm", "all"});
+  EXPECT_THAT(snapshots(), ElementsAre("disks"));
+  EXPECT_FALSE(std::filesystem::exists(host_.root() + "/var/lib/libvirt/qemu/save/vm.all.mem"));
+}
+
+TEST_F(LibvirtMachinesTest, ADiskIsLeftOut) {
+  virsh({"start", "vm"});
+  varve_ok({"snapshot", "create", "vm", "part", "--disk-only", "--disk", "vdb=no"});
+  EXPECT_TRUE(std::filesystem::exists(host_.image("vm.part")));
+  EXPECT_FALSE(std::filesystem::exists(host_.image("vm-2.part")));
+}
+
+TEST_F(LibvirtMachinesTest, WhatCannotBeIsSaidBeforeAnythingIsTried) {
+  const auto refused = [&](const std::vector<std::string>& arguments) {
+    std::vector<std::string> command = {"snapshot", "create", "vm", "x"};
+    command.insert(command.end(), arguments.begin(), arguments.end());
+    const test::ProcessResult result = varve(command);
+    EXPECT_EQ(result.exit_code, 3) << result.out;
+    EXPECT_THAT(result.err, HasSubstr("snapshot 'x' of 'vm' is not created"));
+    EXPECT_THAT(result.err, HasSubstr("nothing was changed"));
+    return result.err;
+  };
+  EXPECT_THAT(refused({"--memory"}), HasSubstr("shut off: there is no memory to keep"));
+  EXPECT_THAT(refused({"--quiesce", "--disk-only"}), HasSubstr("a running guest"));
+  virsh({"start", "vm"});
+  EXPECT_THAT(refused({"--live"}), HasSubstr("--mode external"));
+  EXPECT_THAT(refused({"--quiesce"}), HasSubstr("--disk-only"));
+  EXPECT_THAT(refused({"--disk", "vdc=no"}), HasSubstr("there is no disk vdc"));
+  EXPECT_THAT(refused({"--disk", "vda=external"}), HasSubstr("libvirt mixes them not"));
+  EXPECT_THAT(refused({"--disk", "vdb=no"}), HasSubstr("disk vdb can't be left out"));
+  EXPECT_THAT(refused({"--disk-only", "--disk", "vda=internal"}), HasSubstr("without the memory"));
+  // No guest agent is there: libvirt says so, and the snapshot is not half made.
+  const test::ProcessResult quiesce = varve({"snapshot", "create", "vm", "x", "--disk-only", "--quiesce"});
+  EXPECT_EQ(quiesce.exit_code, 1);
+  EXPECT_THAT(quiesce.err, HasSubstr("guest agent"));
+  EXPECT_THAT(snapshots(), IsEmpty());
+  EXPECT_FALSE(std::filesystem::exists(host_.image("vm.x")));
+}
+
+TEST_F(LibvirtMachinesTest, ARawDiskOfARunningMachine) {
+  virsh({"undefine", "vm"});
+  varve_ok({"vm", "create", "raw", "--type", "qemu", "--disk", "16M,format=raw"});
+  virsh({"start", "raw"});
+  const test::ProcessResult refused = varve({"snapshot", "create", "raw", "x"});
+  EXPECT_EQ(refused.exit_code, 3);
+  EXPECT_THAT(refused.err, HasSubstr("disk vda is raw"));
+  EXPECT_THAT(refused.err, HasSubstr("--disk-only"));
+  varve_ok({"snapshot", "create", "raw", "x", "--disk-only"});
+}
+
+TEST_F(LibvirtMachinesTest, ADryRunOfARunningMachineDoesNothing) {
+  virsh({"start", "vm"});
+  const std::string plan = varve_ok({"--dry-run", "snapshot", "create", "vm", "x"});
+  EXPECT_THAT(plan, HasSubstr("have libvirtd take a snapshot of 'vm' (running)"));
+  EXPECT_THAT(snapshots(), IsEmpty());
+}
+
+TEST_F(LibvirtMachinesTest, TheDescriptionOfARunningMachinesSnapshotChanges) {
+  virsh({"start", "vm"});
+  varve_ok({"snapshot", "create", "vm", "first"});
+  varve_ok({"snapshot", "edit", "vm", "first", "--description", "new"});
+  EXPECT_EQ(varve_json({"snapshot", "show", "vm", "first"})["description"], "new");
+  // Its name is in the image, too, which QEMU has.
+  const test::ProcessResult rename = varve({"snapshot", "edit", "vm", "first", "--name", "other"});
+  EXPECT_EQ(rename.exit_code, 5);
+  EXPECT_EQ(current(), "first");
+}
+
+}  // namespace
+}  // namespace varve
