@@ -77,8 +77,10 @@ Result<HostChoice> choose_host_for(const Context& context) {
   return choose_host(query);
 }
 
-Result<std::unique_ptr<Host>> open_host(Context& context, const std::string& command, IfMissing if_missing) {
-  const HostChoice choice = TRY(choose_host_for(context));
+namespace {
+
+Result<std::unique_ptr<Host>> open_chosen(Context& context, const HostChoice& choice, const std::string& command,
+                                          IfMissing if_missing) {
   if (choice.kind == HostKind::kLibvirt) return open_libvirt_host(choice, events_for(context, command));
   std::string root = choice.root;
   if (!root.starts_with('/')) {
@@ -98,6 +100,18 @@ Result<std::unique_ptr<Host>> open_host(Context& context, const std::string& com
         .with_note(fmt::format("it was chosen {}; `varve vm create` and `varve vm define` make it", choice.reason));
   }
   return host;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Host>> open_host(Context& context, const std::string& command, IfMissing if_missing) {
+  return open_chosen(context, TRY(choose_host_for(context)), command, if_missing);
+}
+
+Result<std::unique_ptr<Host>> open_host_at(Context& context, const std::string& uri, const std::string& command) {
+  HostQuery query;
+  query.option = uri;
+  return open_chosen(context, TRY(choose_host(query)), command, IfMissing::kFail);
 }
 
 Result<ExitCode> run_or_print(Context& context, Operation& operation, const std::string& done, nlohmann::json result) {

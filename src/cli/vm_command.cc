@@ -11,6 +11,7 @@
 #include "cli/local_host.h"
 #include "cli/new_disk_argument.h"
 #include "cli/text_table.h"
+#include "cli/vm_recover.h"
 #include "domain/xml.h"
 #include "operation/create_domain.h"
 #include "operation/define_domain.h"
@@ -208,6 +209,7 @@ void add_vm_commands(CLI::App& app, Context& context) {
       [&context, request] { context.action = [&context, request] { return undefine_domain(context, *request); }; });
 
   add_create(*vm, context);
+  add_vm_recover(*vm, context);
 }
 
 }  // namespace varve::cli

@@ -26,6 +26,14 @@ Host::Host(Layout layout, HostEvents events, Stores stores)
       stores_(std::move(stores)),
       journal_(layout_, events_.step, stores_.writer) {}
 
+Result<void> Host::check_images_are_here() const {
+  if (machines() == nullptr || machines()->has_images_here()) return {};
+  return make_error(ErrorKind::kUnsupported,
+                    "the images are files of another machine, which can't be looked into from "
+                    "here")
+      .with_note("run varve there, e.g. `ssh HOST varve …`");
+}
+
 void Host::recover_all() {
   const auto tell = [&](const Error& error) {
     if (events_.not_recovered) events_.not_recovered(error);

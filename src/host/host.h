@@ -69,6 +69,9 @@ class Host {
   // Whoever runs the machines; nullptr where nobody does.
   virtual Machines* machines() const { return nullptr; }
 
+  // kUnsupported where the files that definitions name are those of another machine.
+  Result<void> check_images_are_here() const;
+
   // Whether the machine's memory was saved when it stopped, to go on with the disks as they are now.
   virtual Result<bool> has_saved_memory(const std::string& domain) const = 0;
 

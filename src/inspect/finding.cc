@@ -24,6 +24,8 @@ const char* name_of(FindingKind kind) {
       return "unreadable-metadata";
     case FindingKind::kMisnamedMetadata:
       return "misnamed-metadata";
+    case FindingKind::kUnloadedMetadata:
+      return "unloaded-metadata";
     case FindingKind::kMissingParent:
       return "missing-parent";
     case FindingKind::kParentCircle:

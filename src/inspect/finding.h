@@ -19,6 +19,7 @@ enum class FindingKind : uint8_t {
   kUnreadableDefinition,
   kUnreadableMetadata,  // a file in the place of metadata that can't be understood
   kMisnamedMetadata,    // its file has another name than it says
+  kUnloadedMetadata,    // the libvirtd that runs does not know it, but its file is there
   kMissingParent,
   kParentCircle,
   kSeveralCurrent,

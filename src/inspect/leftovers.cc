@@ -86,6 +86,7 @@ Finding host_finding(FindingKind kind, std::string path, std::string message, st
 
 Result<void> find_leftovers_of_domain(const Host& host, const std::string& domain, std::vector<Finding>& findings) {
   const std::string directory = Layout::snapshots_directory(domain);
+  if (!host.writer().writes_file(directory + "/")) return {};  // a daemon may be writing it just now
   for (const std::string& name : TRY(files_in(host.layout(), directory))) {
     if (!is_half_written(name)) continue;
     findings.push_back(
@@ -103,16 +104,20 @@ Result<void> find_leftovers_of_host(const Host& host, std::vector<Finding>& find
   std::set<std::string> defined;
   for (std::string& name : TRY(host.definitions().names())) defined.insert(std::move(name));
   std::set<std::string> needed = defined;
-  for (const std::string& domain : TRY(host.metadata().domains())) {
+  // A daemon does not load the snapshots of what is not defined; and who may not read its files is told nothing.
+  const MetadataFiles files(layout);
+  auto domains = files.domains();
+  if (!domains && host.machines() == nullptr) return std::move(domains).error();
+  for (const std::string& domain : std::move(domains).value_or({})) {
     if (!needed.insert(domain).second) continue;
-    const size_t count = TRY(host.metadata().names(domain)).size();
+    const size_t count = TRY(files.names(domain)).size();
     findings.push_back(host_finding(
         FindingKind::kMetadataOfNoDomain, Layout::snapshots_directory(domain),
         fmt::format("there is metadata of {} snapshot{} of '{}', which is not defined", count, count == 1 ? "" : "s",
                     domain),
-        fmt::format("`varve vm define FILE` defines it again, with its snapshots; each file in {} holds the definition "
-                    "of its time in its <domain> element",
-                    layout.shown(Layout::snapshots_directory(domain)))));
+        fmt::format("`varve vm recover '{}'` defines it again, with its snapshots, from the definition that the newest "
+                    "of them holds",
+                    domain)));
     findings.back().domain = domain;
   }
   for (const std::string& domain : TRY(host.journal().domains())) {
@@ -131,6 +136,7 @@ Result<void> find_leftovers_of_host(const Host& host, std::vector<Finding>& find
     findings.back().domain = domain;
   }
   for (const std::string& directory : {Layout::definitions_directory(), Layout::journal_directory()}) {
+    if (!host.writer().writes_file(directory + "/")) continue;
     for (const std::string& name : TRY(files_in(layout, directory))) {
       const std::string path = directory + "/" + name;
       if (!is_half_written(name) || !is_old(layout, path)) continue;

@@ -218,6 +218,7 @@ Result<Examination> examine_domain(const Host& host, const DomainDocument& defin
 }
 
 Result<Examination> verify_domain(Host& host, const std::string& domain, const ImageCheckProgress& progress) {
+  TRY(host.check_images_are_here());
   const LockedDomain locked = TRY(host.open_domain(domain, DomainLock::Mode::kShared));
   return examine_domain(host, locked.definition, progress);
 }

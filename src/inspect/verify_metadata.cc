@@ -69,6 +69,16 @@ class Examiner {
     findings_.back().disks = std::move(targets);
   }
 
+  // `problem`: why it can't be understood; empty: it can.
+  void report_unloaded(const std::string& name, const std::string& problem) {
+    report(problem.empty() ? FindingKind::kUnloadedMetadata : FindingKind::kUnreadableMetadata, Severity::kError, name,
+           problem.empty() ? "its file is there, and the libvirtd that runs does not know it"
+                           : fmt::format("the libvirtd that runs did not load its file: {}", problem),
+           problem.empty() ? fmt::format("`varve vm recover '{}'` gives it to libvirtd", domain_)
+                           : "stop libvirtd, then `varve -c dir:/ verify --repair` keeps the file aside",
+           false);
+  }
+
   // `claimed`: whose file is there, understood or not. A parent that can't be read now is not a missing one.
   void report_tree(const std::vector<SnapshotSummary>& summaries, const std::set<std::string>& claimed) {
     const SnapshotTree tree(summaries);
@@ -101,9 +111,46 @@ class Examiner {
 
 }  // namespace
 
+namespace {
+
+// What a daemon has; and what lies in its directory, which it did not load.
+Result<ExaminedMetadata> examine_loaded_metadata(const Host& host, const std::string& domain,
+                                                 const std::function<void(const SnapshotDocument&)>& each,
+                                                 std::vector<Finding>& findings) {
+  ExaminedMetadata result;
+  Examiner examiner(host, domain, findings);
+  std::vector<SnapshotSummary> summaries;
+  for (const std::string& name : TRY(host.metadata().names(domain))) {
+    result.claimed.insert(name);
+    const auto document = host.metadata().load(domain, name);
+    if (!document) {
+      examiner.report_unreadable(name, document.error());
+      continue;
+    }
+    summaries.push_back(document->summary());
+    examiner.report_interrupted_merge(*document);
+    each(*document);
+  }
+  result.files = result.claimed.size();
+  examiner.report_tree(summaries, result.claimed);
+  // Who may not read the directory is told nothing of it.
+  const auto files = xml_files_in(host.layout(), Layout::snapshots_directory(domain));
+  if (!files) return result;
+  for (const XmlFile& file : *files) {
+    if (result.claimed.contains(file.name)) continue;
+    const auto document = SnapshotDocument::load(file.host_path);
+    examiner.report_unloaded(file.name, document ? "" : document.error().message);
+    if (document) result.claimed.insert(document->name());
+  }
+  return result;
+}
+
+}  // namespace
+
 Result<ExaminedMetadata> examine_metadata(const Host& host, const std::string& domain,
                                           const std::function<void(const SnapshotDocument&)>& each,
                                           std::vector<Finding>& findings) {
+  if (host.machines() != nullptr) return examine_loaded_metadata(host, domain, each, findings);
   const std::vector<XmlFile> files = TRY(xml_files_in(host.layout(), Layout::snapshots_directory(domain)));
   ExaminedMetadata result;
   result.files = files.size();

@@ -145,6 +145,7 @@ std::optional<FileLocation> nvram_of(const Layout& layout, const DomainDocument&
 }  // namespace
 
 Result<SnapshotLocation> where_is_snapshot(Host& host, const std::string& domain, const std::string& snapshot) {
+  TRY(host.check_images_are_here());
   const LockedDomain locked = TRY(host.open_domain(domain, DomainLock::Mode::kShared));
   const SnapshotDocument document = TRY(host.metadata().load(domain, snapshot));
   const Layout& layout = host.layout();
@@ -262,6 +263,7 @@ Result<DomainLocation::Brief> locate_briefly(Host& host, const std::string& doma
 }  // namespace
 
 Result<DomainLocation> where_is_domain(Host& host, const std::string& domain) {
+  TRY(host.check_images_are_here());
   const LockedDomain locked = TRY(host.open_domain(domain, DomainLock::Mode::kShared));
   const Layout& layout = host.layout();
   DomainLocation location;

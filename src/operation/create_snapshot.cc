@@ -52,6 +52,7 @@ Result<Operation> plan_create_snapshot(Host& host, const CreateSnapshotRequest& 
   MetadataEdit metadata = TRY(MetadataEdit::begin(host.metadata(), request.domain));
   Preflight preflight(failure);
   refuse_what_needs_machines(request, preflight);
+  refuse_checkpoints(host, request.domain, preflight);
   if (metadata.has(name)) {
     preflight.refuse(make_error(ErrorKind::kAlreadyExists, "there is a snapshot of that name")
                          .with_note(fmt::format("choose another name, or rename the other one: `varve snapshot edit "

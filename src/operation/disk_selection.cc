@@ -109,6 +109,16 @@ std::vector<SnapshotDiskUse> internal_disks_of(const Host& host, const SnapshotD
   return internal;
 }
 
+void refuse_checkpoints(const Host& host, const std::string& domain, Preflight& preflight) {
+  if (host.machines() == nullptr) return;
+  const auto count = preflight.accept(host.machines()->checkpoints(domain));
+  if (count.value_or(0) == 0) return;
+  preflight.refuse(make_error(ErrorKind::kRefused, fmt::format("it has {} checkpoint{} for backups, beside which "
+                                                               "libvirt allows no change of snapshots",
+                                                               *count, *count == 1 ? "" : "s"))
+                       .with_note(fmt::format("`virsh checkpoint-list '{}'` lists them", domain)));
+}
+
 Error missing_point(const InternalDisk& disk) {
   return make_error(ErrorKind::kRefused, fmt::format("disk {} has no snapshot of that name", disk.target()))
       .with_note(fmt::format("{} holds {}", disk.path(), disk.list_of_points()));

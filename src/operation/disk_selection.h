@@ -43,6 +43,9 @@ std::vector<SnapshotDiskUse> internal_disks_of(const Host& host, const SnapshotD
                                                const DomainDocument& definition, const char* verb,
                                                Preflight& preflight);
 
+// Where backups keep checkpoints in the images of the domain, libvirt lets nobody go about its snapshots.
+void refuse_checkpoints(const Host& host, const std::string& domain, Preflight& preflight);
+
 // "disk vdb has no snapshot of that name", with what is there instead.
 Error missing_point(const InternalDisk& disk);
 

@@ -26,7 +26,8 @@ std::string number_of(unsigned long version) {
 bool may_open_images(const Host& host, const DomainDocument& definition) {
   if (!host.machines()->has_images_here()) return false;
   return std::ranges::all_of(definition.disks(), [&](const Disk& disk) {
-    if (!disk.in_snapshots_by_default() || !disk.is_local_file() || disk.source.empty()) return true;
+    if (!disk.in_snapshots_by_default() || disk.source.empty()) return true;
+    if (!disk.is_local_file()) return false;
     const auto path = host.layout().resolve(disk.source);
     if (!path) return path.error().kind != ErrorKind::kPermission;
     return ::access(path->c_str(), R_OK | W_OK) == 0 || errno != EACCES;
@@ -186,12 +187,7 @@ void MachineSnapshotPlanner::check_options(const CreateSnapshotRequest& request,
     refuse("--live lets the machine go on while its memory is written to a file of its own",
            "say `--mode external` with it");
   }
-  const auto checkpoints = preflight_.accept(host_.machines()->checkpoints(request.domain));
-  if (checkpoints.value_or(0) > 0) {
-    refuse(fmt::format("it has {} checkpoint{} for backups, and libvirt takes no snapshot beside them", *checkpoints,
-                       *checkpoints == 1 ? "" : "s"),
-           fmt::format("`virsh checkpoint-list '{}'` lists them", request.domain));
-  }
+  refuse_checkpoints(host_, request.domain, preflight_);
 }
 
 // One line for the plan.

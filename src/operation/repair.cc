@@ -20,6 +20,10 @@ namespace varve {
 
 namespace {
 
+std::string day_of(uint64_t seconds) {
+  return fmt::format("{:%Y-%m-%d}", fmt::gmtime(static_cast<std::time_t>(seconds)));
+}
+
 class Repairing {
  public:
   Repairing(Host& host, const RepairDomainRequest& request, const DomainDocument& definition, MetadataEdit& metadata)
@@ -38,9 +42,7 @@ class Repairing {
   Result<void> leave_out_disks(const Finding& finding);
   Result<void> adopt(const Finding& finding);
   Result<void> mend_image(const Finding& finding);
-  std::string today() const {
-    return fmt::format("{:%Y-%m-%d}", fmt::gmtime(static_cast<std::time_t>(request_.now_sec)));
-  }
+  std::string today() const { return day_of(request_.now_sec); }
 
   Host& host_;
   const RepairDomainRequest& request_;
@@ -55,8 +57,10 @@ class Repairing {
 // A copy of the file as it is; gives the root path that it will have.
 Result<std::string> Repairing::keep_aside(const std::string& name) {
   const Layout& layout = host_.layout();
-  const std::string host_path = TRY(layout.resolve(Layout::snapshot(request_.domain, name)));
-  std::string contents = TRY(read_file(host_path, xml::kMaxDocumentSize));
+  const std::string file = Layout::snapshot(request_.domain, name);
+  std::string contents = host_.writer().writes_file(file)
+                             ? TRY(read_file(TRY(layout.resolve(file)), xml::kMaxDocumentSize))
+                             : TRY(host_.metadata().load(request_.domain, name)).to_file();
   const std::string directory = Layout::aside_directory(request_.domain);
   std::string path = fmt::format("{}/{}.xml", directory, name);
   const auto is_taken = [&]() -> Result<bool> {
@@ -67,7 +71,7 @@ Result<std::string> Repairing::keep_aside(const std::string& name) {
   };
   for (int number = 2; TRY(is_taken()); ++number) path = fmt::format("{}/{}.{}.xml", directory, name, number);
   if (path.size() - directory.size() - 1 > NAME_MAX) {
-    return make_error(ErrorKind::kRefused, fmt::format("the name of {} is too long to be kept aside", host_path))
+    return make_error(ErrorKind::kRefused, fmt::format("the name of {} is too long to be kept aside", file))
         .with_note("move the file away by hand");
   }
   changes_.push_back({.path = path, .contents = std::move(contents)});
@@ -115,25 +119,7 @@ Result<void> Repairing::leave_out_disks(const Finding& finding) {
 }
 
 Result<void> Repairing::adopt(const Finding& finding) {
-  const bool has_memory = finding.vm_state_bytes != 0;
-  NewSnapshot spec;
-  spec.name = finding.snapshot;
-  spec.description =
-      fmt::format("Found in the image of disk {} on {}, without metadata; the definition is of that day.",
-                  fmt::join(finding.disks, ", "), today());
-  spec.creation_time = finding.time_sec;
-  spec.state = has_memory ? SnapshotState::kRunning : SnapshotState::kShutoff;
-  spec.current = false;
-  if (has_memory) spec.memory.mode = SnapshotMode::kInternal;
-  for (const Disk& disk : definition_.disks()) {
-    const bool has_it = std::ranges::find(finding.disks, disk.target) != finding.disks.end();
-    spec.disks.push_back({.name = disk.target,
-                          .mode = has_it ? SnapshotMode::kInternal : SnapshotMode::kNo,
-                          .format = {},
-                          .source = {}});
-  }
-  spec.notes = {{"adopted", "yes"}};
-  metadata_.add(TRY(SnapshotDocument::create(definition_, spec)));
+  metadata_.add(TRY(adopted_snapshot(definition_, finding, request_.now_sec)));
   step(fmt::format("adopt '{}' of disk {}: {}", finding.snapshot, fmt::join(finding.disks, ", "),
                    host_.layout().shown(Layout::snapshot(request_.domain, finding.snapshot))));
   return {};
@@ -191,6 +177,28 @@ Result<void> Repairing::finish(Operation& operation) {
 }
 
 }  // namespace
+
+Result<SnapshotDocument> adopted_snapshot(const DomainDocument& definition, const Finding& finding, uint64_t now_sec) {
+  const bool has_memory = finding.vm_state_bytes != 0;
+  NewSnapshot spec;
+  spec.name = finding.snapshot;
+  spec.description =
+      fmt::format("Found in the image of disk {} on {}, without metadata; the definition is of that day.",
+                  fmt::join(finding.disks, ", "), day_of(now_sec));
+  spec.creation_time = finding.time_sec;
+  spec.state = has_memory ? SnapshotState::kRunning : SnapshotState::kShutoff;
+  spec.current = false;
+  if (has_memory) spec.memory.mode = SnapshotMode::kInternal;
+  for (const Disk& disk : definition.disks()) {
+    const bool has_it = std::ranges::find(finding.disks, disk.target) != finding.disks.end();
+    spec.disks.push_back({.name = disk.target,
+                          .mode = has_it ? SnapshotMode::kInternal : SnapshotMode::kNo,
+                          .format = {},
+                          .source = {}});
+  }
+  spec.notes = {{"adopted", "yes"}};
+  return SnapshotDocument::create(definition, spec);
+}
 
 Result<RepairDomain> plan_repair_domain(Host& host, const RepairDomainRequest& request) {
   TRY(host.check_writable());

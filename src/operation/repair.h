@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "domain/snapshot_document.h"
 #include "host/host.h"
 #include "inspect/finding.h"
 #include "operation/operation.h"
@@ -36,6 +37,9 @@ struct RepairDomain {
 //   files half written                          removed
 // kInUse where an image that has to be mended is in use.
 Result<RepairDomain> plan_repair_domain(Host& host, const RepairDomainRequest& request);
+
+// Metadata for a point in images that no metadata knows (FindingKind::kUnknownPoint), with this definition.
+Result<SnapshotDocument> adopted_snapshot(const DomainDocument& definition, const Finding& finding, uint64_t now_sec);
 
 // What verify_host() found: files half written and locks that nothing needs are removed. One line for each.
 std::vector<std::string> describe_host_repair(const Host& host, const std::vector<Finding>& findings);

@@ -292,6 +292,7 @@ Result<RevertSnapshot> plan_revert_snapshot(Host& host, const RevertSnapshotRequ
     preflight.refuse(was_running());
   }
   if (TRY(host.has_saved_memory(request.domain))) preflight.refuse(has_saved_memory(request.domain));
+  refuse_checkpoints(host, request.domain, preflight);
   Reverting reverting(host, request, domain.definition, metadata, operation, preflight);
   reverting.choose_disks(snapshot);
   if (!preflight.ok()) {

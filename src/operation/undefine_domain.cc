@@ -122,6 +122,15 @@ Result<Operation> plan_undefine_domain(Host& host, const UndefineDomainRequest& 
                          .with_note("`--snapshots` removes them with it, in the images too; `--storage` removes its "
                                     "disks as well"));
   }
+  if (const DomainState state = TRY(host.state(request.domain)); state != DomainState::kShutOff) {
+    preflight.refuse(make_error(ErrorKind::kInUse, fmt::format("it is {}", name_of(state)))
+                         .with_note(fmt::format("shut it down first: `virsh shutdown '{}'`", request.domain)));
+  }
+  if (host.machines() != nullptr && TRY(host.has_saved_memory(request.domain))) {
+    preflight.refuse(make_error(ErrorKind::kRefused, "its memory was saved when it stopped (managed save)")
+                         .with_note(fmt::format("`virsh managedsave-remove '{}'` throws it away", request.domain)));
+  }
+  refuse_checkpoints(host, request.domain, preflight);
   Undefining undefining(host, request, domain.definition, operation, preflight);
   if (request.storage) undefining.remove_storage();
   if (request.snapshots && !names.empty()) {

@@ -37,6 +37,11 @@ class LibvirtDomain : public testing::Test {
     EXPECT_THAT(result.err, testing::IsEmpty());
     return result.out;
   }
+  // Whatever its exit code is.
+  nlohmann::json json_of(std::vector<std::string> arguments) const {
+    arguments.insert(arguments.begin(), "--json");
+    return nlohmann::json::parse(varve(arguments).out, nullptr, false);
+  }
   nlohmann::json varve_json(std::vector<std::string> arguments) const {
     arguments.insert(arguments.begin(), "--json");
     const ProcessResult result = varve(arguments);
