@@ -25,9 +25,9 @@ Result<ExitCode> show_host(Context& context) {
   } else {
     const auto names = TRY((*host)->definitions().names());
     json["domains"] = names.size();
-    json["images"] = (*host)->layout().shown(Layout::images_directory());
+    json["images"] = (*host)->layout().shown((*host)->images_directory());
     text += fmt::format("  {} domain{}, images in {}\n", names.size(), names.size() == 1 ? "" : "s",
-                        (*host)->layout().shown(Layout::images_directory()));
+                        (*host)->layout().shown((*host)->images_directory()));
     const auto writable = (*host)->check_writable();
     json["writable"] = writable.has_value();
     if (!writable) text += fmt::format("  for looking only: {}\n", writable.error().message);

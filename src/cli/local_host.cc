@@ -52,6 +52,7 @@ std::string user_directory(const char* name, const char* below_home) {
 Result<std::unique_ptr<Host>> open_libvirt_host(const HostChoice& choice, HostEvents events) {
   return libvirt::open_host(choice.uri,
                             {.configuration = user_directory("XDG_CONFIG_HOME", "/.config"),
+                             .data = user_directory("XDG_DATA_HOME", "/.local/share"),
                              .state = user_directory("XDG_STATE_HOME", "/.local/state"),
                              .is_root = ::geteuid() == 0},
                             std::move(events));

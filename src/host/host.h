@@ -69,6 +69,9 @@ class Host {
   // Whoever runs the machines; nullptr where nobody does.
   virtual Machines* machines() const { return nullptr; }
 
+  // Where new images go of which nobody says otherwise; a root path.
+  virtual std::string images_directory() const { return Layout::images_directory(); }
+
   // kUnsupported where the files that definitions name are those of another machine.
   Result<void> check_images_are_here() const;
 

@@ -41,7 +41,7 @@ Result<Layout> layout_for(const std::string& uri, const UserDirectories& user) {
   if (is_ours && is_session(uri)) {
     const std::string qemu = user.configuration + "/libvirt/qemu";
     layout.redirect(Layout::definitions_directory(), qemu);
-    layout.redirect(Layout::snapshots_directory(), qemu + "/lib/snapshot");
+    layout.redirect(Layout::snapshots_directory(), qemu + "/snapshot");
     layout.redirect(Layout::nvram_directory(), qemu + "/nvram");
     layout.redirect(Layout::save_directory(), qemu + "/save");
   }
@@ -50,13 +50,14 @@ Result<Layout> layout_for(const std::string& uri, const UserDirectories& user) {
 
 class LibvirtHost final : public Host {
  public:
-  LibvirtHost(std::unique_ptr<Connection> connection, const Layout& layout, HostEvents events)
+  LibvirtHost(std::unique_ptr<Connection> connection, const Layout& layout, std::string images, HostEvents events)
       : Host(layout, std::move(events),
              {.definitions = std::make_unique<Definitions>(*connection),
               .metadata = std::make_unique<Metadata>(*connection),
               .writer = std::make_shared<Writer>(*connection, layout)}),
         connection_(std::move(connection)),
-        machines_(*connection_, machine_of(connection_->uri()).empty()) {}
+        machines_(*connection_, machine_of(connection_->uri()).empty()),
+        images_(std::move(images)) {}
 
   Result<void> check_writable() const override { return connection_->allow_changes(); }
 
@@ -86,6 +87,8 @@ class LibvirtHost final : public Host {
     }
   }
 
+  std::string images_directory() const override { return images_; }
+
   // They are asked to do things; the host stays what it is.
   Machines* machines() const override { return &machines_; }
 
@@ -94,6 +97,7 @@ class LibvirtHost final : public Host {
  private:
   std::unique_ptr<Connection> connection_;
   mutable LibvirtMachines machines_;
+  std::string images_;
 };
 
 }  // namespace
@@ -101,7 +105,11 @@ class LibvirtHost final : public Host {
 Result<std::unique_ptr<Host>> open_host(const std::string& uri, const UserDirectories& user, HostEvents events) {
   const Layout layout = TRY(layout_for(uri, user));
   std::unique_ptr<Connection> connection = TRY(Connection::open(uri));
-  auto host = std::make_unique<LibvirtHost>(std::move(connection), layout, std::move(events));
+  // Where virt-manager makes them for a libvirtd of the user's own.
+  const bool is_users = is_session(uri) && user.data.starts_with('/');
+  auto host = std::make_unique<LibvirtHost>(std::move(connection), layout,
+                                            is_users ? user.data + "/libvirt/images" : Layout::images_directory(),
+                                            std::move(events));
   host->recover_all();
   return std::unique_ptr<Host>(std::move(host));
 }

@@ -15,6 +15,7 @@ class Connection;
 // Where things are that the environment says; the caller reads it.
 struct UserDirectories {
   std::string configuration;  // $XDG_CONFIG_HOME: where a libvirtd of the user's own has its files
+  std::string data;           // $XDG_DATA_HOME: where its images are
   std::string state;          // $XDG_STATE_HOME: where Varve's journal and locks are for hosts that are not root's
   bool is_root = false;
 };

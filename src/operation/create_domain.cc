@@ -11,9 +11,9 @@ namespace varve {
 namespace {
 
 // CentOS.qcow2, CentOS-2.qcow2, …
-std::string default_path(const std::string& domain, size_t index, const std::string& format) {
+std::string default_path(const Host& host, const std::string& domain, size_t index, const std::string& format) {
   const std::string number = index == 0 ? "" : fmt::format("-{}", index + 1);
-  return fmt::format("{}/{}{}.{}", Layout::images_directory(), domain, number, format == "raw" ? "img" : format);
+  return fmt::format("{}/{}{}.{}", host.images_directory(), domain, number, format == "raw" ? "img" : format);
 }
 
 void check_new(const Host& host, const NewImage& image, Preflight& preflight) {
@@ -50,7 +50,7 @@ Result<Operation> plan_create_domain(Host& host, const CreateDomainRequest& requ
   std::vector<NewImage> images;
   for (size_t i = 0; i < request.disks.size(); ++i) {
     const NewDiskRequest& disk = request.disks[i];
-    const std::string path = disk.path.empty() ? default_path(request.name, i, disk.format) : disk.path;
+    const std::string path = disk.path.empty() ? default_path(host, request.name, i, disk.format) : disk.path;
     spec.disks.push_back({.source = path, .format = disk.format});
     if (disk.existing) {
       if (const auto found = host.layout().resolve(path); !found) preflight.refuse(found.error());

@@ -127,9 +127,10 @@ SnapshotMemory MachineSnapshotPlanner::choose_memory(const CreateSnapshotRequest
   }
   memory.mode = request.mode;
   if (memory.mode == SnapshotMode::kExternal) {
-    memory.file = request.memory_file.empty()
-                      ? fmt::format("{}/{}.{}.mem", Layout::save_directory(), request.domain, name)
-                      : request.memory_file;
+    memory.file =
+        request.memory_file.empty()
+            ? fmt::format("{}/{}.{}.mem", host_.layout().shown(Layout::save_directory()), request.domain, name)
+            : request.memory_file;
     check_free(memory.file, "the file of its memory");
   }
   const xml::Element* devices = definition_.root().child("devices");

@@ -51,7 +51,7 @@ class LibvirtCrashTest : public testing::TestWithParam<DomainOperation> {
       };
       events.not_recovered = [](const Error& error) { std::fprintf(stderr, "%s\n", error.message.c_str()); };
       const auto host =
-          libvirt::open_host("qemu:///system", {.configuration = "", .state = "", .is_root = true}, events);
+          libvirt::open_host("qemu:///system", {.configuration = "", .data = "", .state = "", .is_root = true}, events);
       if (!host) std::fprintf(stderr, "%s\n", host.error().message.c_str());
       const auto done = host ? work(**host) : Result<void>(host.error());
       if (!done) std::fprintf(stderr, "%s\n", done.error().message.c_str());
