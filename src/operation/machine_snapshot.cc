@@ -112,6 +112,8 @@ std::vector<SnapshotDisk> MachineSnapshotPlanner::choose_disks(const CreateSnaps
     any = any || chosen.mode != SnapshotMode::kNo;
     disks.push_back(std::move(chosen));
   }
+  // What has no disk has its memory.
+  any = any || (definition_.disks().empty() && is_active_ && request.memory != SnapshotMemoryWish::kDiskOnly);
   if (!any) refuse("no disk is selected for the snapshot", "read-only disks and those with snapshot='no' are left out");
   return disks;
 }

@@ -111,5 +111,47 @@ TEST_F(MetadataEditTest, AFileThatCannotBeReadTakesItsNameAndIsReported) {
   EXPECT_THAT(edit.problems(), UnorderedElementsAre(HasSubstr("broken.xml")));
 }
 
+TEST_F(MetadataEditTest, ParentsAreWrittenBeforeTheirChildren) {
+  MetadataEdit edit = begin();
+  ASSERT_TRUE(edit.rename("a", "z"));
+  std::vector<std::string> written;
+  for (const FileChange& change : edit.changes()) {
+    if (change.contents) written.push_back(change.path.substr(change.path.rfind('/') + 1));
+  }
+  EXPECT_THAT(written, ElementsAre("z.xml", "b.xml", "d.xml"));
+}
+
+TEST_F(MetadataEditTest, WhatSomebodyElseChangesMeanwhileIsNoticed) {
+  MetadataEdit edit = begin();
+  ASSERT_TRUE(edit.remove({"b"}));
+  const auto still_valid = edit.still_valid();
+  EXPECT_TRUE(still_valid());
+  const auto changed = [&] {
+    const auto answer = still_valid();
+    EXPECT_FALSE(answer);
+    if (answer) return std::string();
+    EXPECT_EQ(answer.error().kind, ErrorKind::kInUse);
+    return answer.error().message;
+  };
+  // The child of what is removed is written again.
+  SnapshotDocument child = *store_.load("vm", "c");
+  const SnapshotDocument before = child;
+  child.set_description("from elsewhere");
+  ASSERT_TRUE(store_.save("vm", child));
+  EXPECT_THAT(changed(), HasSubstr("'c' is another one"));
+  ASSERT_TRUE(store_.save("vm", before));
+  EXPECT_TRUE(still_valid());
+  // What is not written may change.
+  SnapshotDocument other = *store_.load("vm", "d");
+  other.set_description("from elsewhere");
+  ASSERT_TRUE(store_.save("vm", other));
+  EXPECT_TRUE(still_valid());
+  save("e", "b", false);
+  EXPECT_THAT(changed(), HasSubstr("'e' is new"));
+  ASSERT_TRUE(store_.remove("vm", "e"));
+  ASSERT_TRUE(store_.remove("vm", "d"));
+  EXPECT_THAT(changed(), HasSubstr("'d' is gone"));
+}
+
 }  // namespace
 }  // namespace varve

@@ -31,7 +31,8 @@ void Operation::add(DiskTask task) {
 
 void Operation::add(std::vector<FileChange> changes) {
   for (FileChange& change : changes) {
-    plan_.steps.push_back(fmt::format("{} {}", change.contents ? "write" : "remove", change.path));
+    plan_.steps.push_back(fmt::format("{}{} {}", host_.writer().writes_file(change.path) ? "" : "have libvirtd ",
+                                      change.contents ? "write" : "remove", change.path));
     record_.changes.push_back(std::move(change));
   }
 }

@@ -169,5 +169,18 @@ TEST_F(LayoutTest, HostPathsBecomeRootPaths) {
   EXPECT_EQ(layout().to_root_path(root_ + "2").error().kind, ErrorKind::kRefused);
 }
 
+TEST(LayoutRedirectTest, WhatIsElsewhereIsFoundThere) {
+  test::TempDir dir;
+  Layout layout = *Layout::open("/");
+  layout.redirect(Layout::definitions_directory(), dir / "config");
+  layout.redirect(Layout::varve_directory(), dir / "state");
+  EXPECT_EQ(layout.shown(Layout::definition("vm")), dir / "config/vm.xml");
+  EXPECT_EQ(layout.shown("/etc/libvirt/qemux"), "/etc/libvirt/qemux");
+  EXPECT_EQ(layout.shown(Layout::images_directory()), "/var/lib/libvirt/images");
+  EXPECT_EQ(*layout.make_directories(Layout::lock_directory()), dir / "state/lock");
+  EXPECT_EQ(*layout.resolve(Layout::lock_directory()), dir / "state/lock");
+  EXPECT_EQ(layout.resolve(Layout::definition("vm")).error().kind, ErrorKind::kNotFound);
+}
+
 }  // namespace
 }  // namespace varve

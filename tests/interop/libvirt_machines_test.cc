@@ -181,5 +181,58 @@ TEST_F(LibvirtMachinesTest, TheDescriptionOfARunningMachinesSnapshotChanges) {
   EXPECT_EQ(current(), "first");
 }
 
+// libvirt would let it go, and lose the metadata of its snapshots when it stops.
+TEST_F(LibvirtMachinesTest, ARunningMachineIsNotUndefined) {
+  varve_ok({"snapshot", "create", "vm", "first"});
+  virsh({"start", "vm"});
+  const test::ProcessResult refused = varve({"vm", "undefine", "vm", "--snapshots"});
+  EXPECT_EQ(refused.exit_code, 5);
+  EXPECT_THAT(refused.err, HasSubstr("it is running"));
+  EXPECT_THAT(snapshots(), ElementsAre("first"));
+}
+
+TEST_F(LibvirtMachinesTest, BesideCheckpointsNothingIsDone) {
+  varve_ok({"snapshot", "create", "vm", "first"});
+  virsh({"start", "vm"});
+  virsh({"checkpoint-create-as", "vm", "backup"});
+  EXPECT_THAT(varve({"snapshot", "create", "vm", "second"}).err, HasSubstr("checkpoint"));
+  virsh({"destroy", "vm"});
+  for (const std::vector<std::string>& arguments : {std::vector<std::string>{"snapshot", "create", "vm", "second"},
+                                                    {"snapshot", "revert", "vm", "first"},
+                                                    {"vm", "undefine", "vm", "--snapshots"}}) {
+    const test::ProcessResult refused = varve(arguments);
+    EXPECT_EQ(refused.exit_code, 3) << arguments.back();
+    EXPECT_THAT(refused.err, HasSubstr("checkpoint-list"));
+  }
+}
+
+// Whom libvirt's socket lets in, but not the images: libvirtd does the work.
+TEST_F(LibvirtMachinesTest, WhoMayNotOpenTheImagesHasLibvirtdDoIt) {
+  REQUIRES_PROGRAM("setpriv");
+  // As members of the group `libvirt` are let in on Debian, without polkit.
+  const std::string command =
+      "id=$(getent group libvirt | cut -d: -f3) && chmod 666 /run/libvirt/libvirt-sock && "
+      "cp " VARVE_COMMAND
+      " /run/varve && mkdir -m 777 /run/home && "
+      "chmod 755 /run && exec setpriv --reuid=65534 --regid=65534 --clear-groups env "
+      "XDG_STATE_HOME=/run/home HOME=/run/home /run/varve -c qemu:///system \"$@\"";
+  const auto as_user = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"sh", "-c", "rm -rf /run/home; " + command, "sh"});
+    return libvirtd_->run_there(std::move(arguments));
+  };
+  const test::ProcessResult listed = as_user({"snapshot", "list", "vm"});
+  EXPECT_EQ(listed.exit_code, 0) << listed.err;
+  const test::ProcessResult made = as_user({"snapshot", "create", "vm", "first"});
+  if (made.exit_code == 0) {
+    EXPECT_THAT(snapshots(), ElementsAre("first"));
+    expect_points({"first"});
+  } else {
+    // Where polkit is, it says no, and that is said.
+    EXPECT_THAT(made.err, HasSubstr("can be looked at, but not changed"));
+    EXPECT_THAT(made.err, HasSubstr("group `libvirt`"));
+    EXPECT_THAT(snapshots(), IsEmpty());
+  }
+}
+
 }  // namespace
 }  // namespace varve

@@ -6,7 +6,9 @@
 #include <filesystem>
 #include <fstream>
 
+#include "host/directory_host.h"
 #include "interop/host_directory.h"
+#include "operation/create_snapshot.h"
 
 namespace varve {
 namespace {
@@ -380,6 +382,54 @@ TEST_F(OperationsTest, AnImageThatOtherDomainsHaveAsBackingFileIsNotReverted) {
   host_.varve_ok({"vm", "undefine", "overlaid"});
   host_.varve_ok({"snapshot", "revert", "vm", "a"});
   EXPECT_TRUE(host_.is_filled("vm.qcow2", 1));
+}
+
+// Not by varve, which would wait for the lock: by somebody who edits files, or by libvirtd.
+TEST_F(OperationsTest, WhatSomebodyElseChangedSinceThePlanIsNotOverwritten) {
+  host_.make_domain("vm", 1);
+  host_.varve_ok({"snapshot", "create", "vm", "a"});
+  const auto host = DirectoryHost::open(host_.root(), {});
+  ASSERT_TRUE(host);
+  {
+    auto operation = plan_create_snapshot(**host, {.domain = "vm", .name = "b", .now_sec = 1'800'000'000});
+    ASSERT_TRUE(operation) << operation.error().message;
+    std::string text = test::read_whole_file(host_.metadata("vm", "a"));
+    text.replace(text.find("<state>"), 0, "<description>elsewhere</description>");
+    std::ofstream(host_.metadata("vm", "a"), std::ios::trunc) << text;
+    const auto ran = operation->run();
+    ASSERT_FALSE(ran);
+    EXPECT_EQ(ran.error().kind, ErrorKind::kInUse);
+    EXPECT_THAT(ran.error().message, HasSubstr("'a' is another one"));
+  }
+  {
+    auto operation = plan_create_snapshot(**host, {.domain = "vm", .name = "b", .now_sec = 1'800'000'000});
+    ASSERT_TRUE(operation) << operation.error().message;
+    replace_in_definition("vm", "<vcpu>1</vcpu>", "<vcpu>2</vcpu>");
+    const auto ran = operation->run();
+    ASSERT_FALSE(ran);
+    EXPECT_THAT(ran.error().message, HasSubstr("has changed the definition of 'vm'"));
+  }
+  EXPECT_THAT(names("vm"), ElementsAre("a"));
+  EXPECT_THAT(host_.points("vm.qcow2"), ElementsAre("a"));
+  host_.expect_clean("vm.qcow2");
+  EXPECT_EQ(host_.varve_json({"snapshot", "show", "vm", "a"})["description"], "elsewhere");
+}
+
+TEST_F(OperationsTest, WhatNeedsAMachineThatRunsIsRefusedWhereNobodyRunsMachines) {
+  host_.make_domain("vm", 1);
+  for (const char* option : {"--memory", "--mode=external", "--live", "--quiesce"}) {
+    const test::ProcessResult refused = host_.varve({"snapshot", "create", "vm", "a", option});
+    EXPECT_EQ(refused.exit_code, 3) << option;
+    EXPECT_THAT(refused.err, HasSubstr("libvirtd")) << option;
+  }
+  host_.varve_ok({"snapshot", "create", "vm", "a", "--disk-only"});
+  EXPECT_EQ(host_.varve({"snapshot", "revert", "vm", "a", "--running"}).exit_code, 3);
+  // Memory that was saved when the machine stopped knows disks that a revert takes away.
+  std::ofstream(host_.root() + "/var/lib/libvirt/qemu/save/vm.save") << "memory";
+  const test::ProcessResult saved = host_.varve({"snapshot", "revert", "vm", "a"});
+  EXPECT_EQ(saved.exit_code, 3);
+  EXPECT_THAT(saved.err, HasSubstr("managed save"));
+  EXPECT_THAT(host_.varve({"snapshot", "create", "vm", "b"}).err, HasSubstr("managed save"));
 }
 
 }  // namespace
