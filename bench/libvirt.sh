@@ -31,7 +31,7 @@ by_varve() { there "$build/varve" -q -c qemu:///system "$@"; }
 
 start_libvirtd() {
   mkfifo "$folder/end" "$folder/up"
-  unshare --mount --pid --fork --kill-child --mount-proc sh -c "$libvirtd_script" libvirtd "$folder/root" "$folder/scratch" \
+  unshare --mount --pid --fork --kill-child --mount-proc sh -c "$libvirtd_script" libvirtd "$folder/host" "$folder/scratch" \
     <"$folder/end" >"$folder/up" 2>"$folder/libvirtd.log" &
   libvirtd_pid=$!
   exec 9>"$folder/end"
@@ -45,7 +45,7 @@ stop_libvirtd() {
 
 # A domain with three disks of 100 GiB, fully mapped; and one with a small disk.
 make_domains() {
-  local number images=$folder/root/var/lib/libvirt/images
+  local number images=$folder/host/var/lib/libvirt/images
   mkdir -p "$images"
   for number in 1 2 3; do
     qemu-img create -q -f qcow2 -o preallocation=metadata "$images/big-$number.qcow2" 100G
@@ -64,7 +64,7 @@ beside() {  # NAME VIRSH-COMMAND -- VARVE-COMMAND
   done
   shift
   varve=("$@")
-  settle "$folder"/root/var/lib/libvirt/images/*
+  settle "$folder"/host/var/lib/libvirt/images/*
   if [ "$who" = varve ]; then
     measure "varve-$name" nsenter --mount --target "$libvirtd_pid" "$build/varve" -q -c qemu:///system "${varve[@]}"
   else
@@ -88,11 +88,11 @@ section_libvirt() {
       beside delete snapshot-delete big point -- snapshot delete big point
     done
     # What of virsh's time is qemu-img's, which libvirtd runs for every disk.
-    measure qemu-img-create sh -c "for image in $folder/root/var/lib/libvirt/images/big-*; do
+    measure qemu-img-create sh -c "for image in $folder/host/var/lib/libvirt/images/big-*; do
       qemu-img snapshot -c point \$image; done"
-    measure qemu-img-revert sh -c "for image in $folder/root/var/lib/libvirt/images/big-*; do
+    measure qemu-img-revert sh -c "for image in $folder/host/var/lib/libvirt/images/big-*; do
       qemu-img snapshot -a point \$image; done"
-    measure qemu-img-delete sh -c "for image in $folder/root/var/lib/libvirt/images/big-*; do
+    measure qemu-img-delete sh -c "for image in $folder/host/var/lib/libvirt/images/big-*; do
       qemu-img snapshot -d point \$image; done"
     # What of varve's time is the connection, reading documents, and opening images.
     by_varve snapshot create big point
@@ -100,7 +100,7 @@ section_libvirt() {
       big point
     by_varve snapshot delete big point
   done
-  for number in 1 2 3; do qemu-img check -q "$folder/root/var/lib/libvirt/images/big-$number.qcow2"; done
+  for number in 1 2 3; do qemu-img check -q "$folder/host/var/lib/libvirt/images/big-$number.qcow2"; done
   for ((number = 1; number <= 1000; ++number)); do by_varve snapshot create many "hourly-$number"; done
   for ((round = 1; round <= rounds; ++round)); do
     for who in $([ $((round % 2)) = 1 ] && echo virsh varve || echo varve virsh); do

@@ -192,5 +192,67 @@ TEST_F(LibvirtHostTest, TheDirectoryBelowARunningLibvirtdIsForLookingOnly) {
   EXPECT_THAT(chosen.out, HasSubstr("qemu:///system"));
 }
 
+// What the test suites of libvirt look at, too (tp-libvirt's virsh.snapshot_create_as and its neighbours).
+TEST_F(LibvirtHostTest, NamesThatAreNoneAreRefusedAndOddOnesWork) {
+  for (const char* name : {"a/b", "..", ".hidden"}) {
+    EXPECT_EQ(varve({"snapshot", "create", "vm", name}).exit_code, 2) << name;
+  }
+  for (const char* name : {"a--a", "Ünïcode & <more>", "1", "with space"}) {
+    varve_ok({"snapshot", "create", "vm", name});
+    EXPECT_EQ(current(), name);
+  }
+  EXPECT_EQ(varve({"snapshot", "create", "vm", "1"}).exit_code, 3);
+  for (const char* name : {"a--a", "Ünïcode & <more>", "1", "with space"}) virsh({"snapshot-delete", "vm", name});
+  expect_points({});
+}
+
+TEST_F(LibvirtHostTest, ADiskThatItsDefinitionLeavesOutIsNotTouched) {
+  std::string definition = virsh({"dumpxml", "vm"});
+  const size_t disk = definition.rfind("<disk type='file' device='disk'", definition.find("vm-2.qcow2"));
+  definition.insert(disk + std::string("<disk").size(), " snapshot='no'");
+  const std::string file = host_.root() + "/vm.xml";
+  ASSERT_TRUE(replace_file(file, definition, {}));
+  virsh({"define", file});
+  varve_ok({"snapshot", "create", "vm", "first"});
+  EXPECT_THAT(host_.points("vm.qcow2"), ElementsAre("first"));
+  EXPECT_THAT(host_.points("vm-2.qcow2"), IsEmpty());
+  virsh({"snapshot-revert", "vm", "first"});
+  varve_ok({"snapshot", "revert", "vm", "first"});
+  expect_sound();
+}
+
+TEST_F(LibvirtHostTest, WhereDeletingFailsTheMetadataStays) {
+  varve_ok({"snapshot", "create", "vm", "first"});
+  {
+    test::BackgroundProcess user({"qemu-io", "-f", "qcow2", host_.image("vm-2.qcow2")});
+    user.write("write -P 1 0 64k\n");
+    ASSERT_TRUE(user.wait_for("wrote")) << user.output();
+    const test::ProcessResult refused = varve({"snapshot", "delete", "vm", "first"});
+    EXPECT_EQ(refused.exit_code, 5);
+    EXPECT_THAT(refused.err, HasSubstr("vm-2.qcow2"));
+  }
+  EXPECT_THAT(snapshots(), ElementsAre("first"));
+  expect_points({"first"});
+  varve_ok({"snapshot", "delete", "vm", "first"});
+}
+
+TEST_F(LibvirtHostTest, WhatLibvirtRenamedInItsMetadataAloneIsFoundAndMended) {
+  virsh({"snapshot-create-as", "vm", "first"});
+  std::string document = virsh({"snapshot-dumpxml", "vm", "first"});
+  document.replace(document.find("<name>first</name>"), std::string("<name>first</name>").size(),
+                   "<name>renamed</name>");
+  const std::string file = host_.root() + "/renamed.xml";
+  ASSERT_TRUE(replace_file(file, document, {}));
+  virsh({"snapshot-create", "vm", file, "--redefine", "--current"});
+  virsh({"snapshot-delete", "vm", "first", "--metadata"});
+  const json report = json_of({"verify", "vm"});
+  EXPECT_EQ(report["status"], "critical");
+  EXPECT_NE(libvirtd_->virsh({"snapshot-revert", "vm", "renamed"}).exit_code, 0);
+  varve({"verify", "vm", "--repair"});
+  EXPECT_THAT(snapshots(), ElementsAre("first"));
+  virsh({"snapshot-revert", "vm", "first"});
+  expect_sound();
+}
+
 }  // namespace
 }  // namespace varve
