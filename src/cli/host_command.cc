@@ -20,8 +20,14 @@ Result<ExitCode> show_host(Context& context) {
   auto host = open_host(context, "host");
   json["exists"] = host.has_value();
   if (!host) {
-    if (host.error().kind != ErrorKind::kNotFound || !is_directory) return std::move(host).error();
-    text += "  does not exist yet; `varve vm create` and `varve vm define` make it\n";
+    if (is_directory && host.error().kind != ErrorKind::kNotFound) return std::move(host).error();
+    if (is_directory) {
+      text += "  does not exist yet; `varve vm create` and `varve vm define` make it\n";
+    } else {
+      json["problem"] = host.error().message;
+      text += fmt::format("  {}\n", visible(host.error().message));
+      for (const std::string& note : host.error().notes) text += fmt::format("  {}\n", visible(note));
+    }
   } else {
     const auto names = TRY((*host)->definitions().names());
     json["domains"] = names.size();

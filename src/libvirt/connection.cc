@@ -64,6 +64,12 @@ Error Connection::last_error(const std::string& what) const {
   return error;
 }
 
+Error Connection::refusal(const std::string& what) const {
+  Error error = last_error(what);
+  error.kind = library_.virConnectIsAlive(handle()) == 1 ? ErrorKind::kRefused : ErrorKind::kIo;
+  return error;
+}
+
 Result<std::unique_ptr<Connection>> Connection::open(const std::string& uri) {
   const Library library = TRY(load_library());
   if (library.virInitialize() < 0) return make_error(ErrorKind::kIo, "libvirt's library could not be set up");

@@ -56,6 +56,8 @@ class Connection {
   // What libvirt said last, after `what`: "the domain 'a' can't be read: …". Every call into the library, even one for
   // a name, makes it forget.
   Error last_error(const std::string& what) const;
+  // The same of a document that was not taken: kRefused, unless the connection was lost on the way.
+  Error refusal(const std::string& what) const;
 
  private:
   using Handle = std::unique_ptr<virConnect, decltype(&::virConnectClose)>;

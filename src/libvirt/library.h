@@ -18,6 +18,7 @@ namespace varve::libvirt {
   X(virConnectOpenAuth)               \
   X(virConnectOpenReadOnly)           \
   X(virConnectClose)                  \
+  X(virConnectIsAlive)                \
   X(virConnectGetURI)                 \
   X(virConnectGetLibVersion)          \
   X(virConnectListAllDomains)         \

@@ -173,7 +173,7 @@ Result<void> Writer::write(const FileChange& change) {
                               : write_definition(document->domain, change);
   }
   if (writes_file(change.path)) return apply(layout_, change);
-  return make_error(ErrorKind::kUnsupported, fmt::format("{} is a file of libvirtd's own", change.path))
+  return make_error(ErrorKind::kRefused, fmt::format("{} is a file of libvirtd's own", change.path))
       .with_note("stop libvirtd and give the command again with -c dir:/");
 }
 
@@ -183,7 +183,7 @@ Result<void> Writer::write_definition(const std::string& domain, const FileChang
     const DomainHandle defined(library.virDomainDefineXML(connection_.handle(), change.contents->c_str()),
                                library.virDomainFree);
     if (defined) return {};
-    return connection_.last_error(fmt::format("'{}' can't be defined", domain));
+    return connection_.refusal(fmt::format("'{}' can't be defined", domain));
   }
   const auto found = TRY(find(connection_, domain));
   if (!found) return {};
@@ -191,7 +191,7 @@ Result<void> Writer::write_definition(const std::string& domain, const FileChang
   constexpr unsigned long kFirstThatKeepsTpm = 8009000;
   if (TRY(connection_.version()) >= kFirstThatKeepsTpm) flags |= VIR_DOMAIN_UNDEFINE_KEEP_TPM;
   if (library.virDomainUndefineFlags(found->get(), flags) == 0) return {};
-  return connection_.last_error(fmt::format("'{}' can't be undefined", domain));
+  return connection_.refusal(fmt::format("'{}' can't be undefined", domain));
 }
 
 Result<void> Writer::write_metadata(const std::string& domain, const std::string& name,
@@ -200,7 +200,7 @@ Result<void> Writer::write_metadata(const std::string& domain, const std::string
   const auto found = TRY(find(connection_, domain));
   if (!found) {
     if (!change.contents) return {};
-    return make_error(ErrorKind::kNotFound,
+    return make_error(ErrorKind::kRefused,
                       fmt::format("snapshot '{}' has no domain '{}' any more to belong to", name, domain));
   }
   if (!change.contents) {
@@ -208,7 +208,7 @@ Result<void> Writer::write_metadata(const std::string& domain, const std::string
     if (!snapshot && snapshot.error().kind == ErrorKind::kNotFound) return {};
     if (!snapshot) return snapshot.error();
     if (library.virDomainSnapshotDelete(snapshot->get(), VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY) == 0) return {};
-    return connection_.last_error(fmt::format("the metadata of snapshot '{}' can't be removed", name));
+    return connection_.refusal(fmt::format("the metadata of snapshot '{}' can't be removed", name));
   }
   const SnapshotDocument document =
       TRY(SnapshotDocument::parse(*change.contents, fmt::format("the metadata of snapshot '{}'", name)));
@@ -217,7 +217,7 @@ Result<void> Writer::write_metadata(const std::string& domain, const std::string
   const SnapshotHandle made(library.virDomainSnapshotCreateXML(found->get(), document.to_xml().c_str(), flags),
                             library.virDomainSnapshotFree);
   if (made) return {};
-  return connection_.last_error(fmt::format("the metadata of snapshot '{}' can't be written", name));
+  return connection_.refusal(fmt::format("the metadata of snapshot '{}' can't be written", name));
 }
 
 }  // namespace varve::libvirt

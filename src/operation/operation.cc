@@ -161,7 +161,20 @@ Result<void> Operation::run(const Watch& watch) {
         .with_note(fmt::format("the next command on '{}' goes on with it; the record is {}", record_.domain,
                                host_.journal().path_of(record_.domain)));
   }
-  return {};
+  return refused_.empty() ? Result<void>() : Result<void>(after_refusal());
+}
+
+// Of what has images, everything else is done, and the images are what matters.
+Error Operation::after_refusal() const {
+  Error error = refused_.front();
+  for (size_t i = 1; i < refused_.size(); ++i) error.notes.push_back("also: " + refused_[i].message);
+  if (record_.images.empty()) {
+    for (const NewImage& image : new_images_) image.unclaim(host_.layout());
+    return std::move(error).context(failure_);
+  }
+  return std::move(error)
+      .context(plan_.title + " is done in the images, but not all of its documents were taken")
+      .with_note(fmt::format("`varve verify '{}'` shows what is missing", record_.domain));
 }
 
 // Each is whole by itself, and can be done again: nothing of it needs the journal.
@@ -225,9 +238,10 @@ Result<void> Operation::complete() {
     host_.journal().step(fmt::format("commit disk {}", task.disk.target()));
     TRY(task.disk.commit());
   }
-  TRY(host_.journal().apply_changes(record_));
+  std::vector<Error> refused = TRY(host_.journal().apply_changes(record_));
   TRY(host_.journal().clear(record_.domain));
   for (DiskTask& task : disks_) task.disk.discard_freed();
+  refused_ = std::move(refused);
   return {};
 }
 

@@ -73,6 +73,7 @@ class Operation {
   Result<void> prepare();
   Result<void> check_expectations() const;
   Result<void> complete();
+  Error after_refusal() const;
 
   Host& host_;
   DomainLock lock_;
@@ -83,6 +84,7 @@ class Operation {
   std::vector<NewImage> new_images_;
   std::vector<DiskTask> disks_;
   std::vector<std::function<Result<void>()>> expectations_;
+  std::vector<Error> refused_;  // by whoever has the documents
   std::vector<std::function<Result<void>(const Watch&)>> delegated_;
 };
 

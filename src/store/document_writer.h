@@ -15,7 +15,8 @@ class DocumentWriter {
  public:
   virtual ~DocumentWriter() = default;
 
-  // Durable when it returns. Can be repeated: removing what is not there succeeds.
+  // Durable when it returns. Can be repeated: removing what is not there succeeds. kRefused: whoever has the documents
+  // does not take this one, and would not if it were asked again.
   virtual Result<void> write(const FileChange& change) = 0;
   // Whether this process writes the file there itself, and so needs access and space for it.
   virtual bool writes_file(const std::string& root_path) const = 0;

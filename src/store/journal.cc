@@ -235,10 +235,13 @@ Result<void> Journal::remove_directory(const std::string& root_path) {
   return {};
 }
 
-Result<void> Journal::apply_changes(const JournalRecord& record) {
+Result<std::vector<Error>> Journal::apply_changes(const JournalRecord& record) {
+  std::vector<Error> refused;
   for (const FileChange& change : record.changes) {
     step(fmt::format("{} {}", change.contents ? "write" : "remove", change.path));
-    TRY(writer_->write(change));
+    auto written = writer_->write(change);
+    if (!written && written.error().kind != ErrorKind::kRefused) return std::move(written).error();
+    if (!written) refused.push_back(std::move(written).error());
   }
   for (const std::string& path : record.removed_images) {
     step(fmt::format("remove the image {}", path));
@@ -248,7 +251,7 @@ Result<void> Journal::apply_changes(const JournalRecord& record) {
     step(fmt::format("remove the directory {}", path));
     TRY(remove_directory(path));
   }
-  return {};
+  return refused;
 }
 
 Result<void> Journal::clear(const std::string& domain) {
@@ -309,8 +312,8 @@ Result<Recovery> Journal::recover(const std::string& domain) {
     }
     if (!done) return failed(std::move(done).error());
   }
-  Result<void> applied = apply_changes(*record);
-  if (!applied) return failed(std::move(applied).error());
+  const Result<std::vector<Error>> refused = apply_changes(*record);
+  if (!refused) return failed(refused.error());
   images.clear();
   TRY(clear(domain));
 
@@ -327,6 +330,10 @@ Result<Recovery> Journal::recover(const std::string& domain) {
   } else {
     recovery.outcome = Recovery::Outcome::kFinished;
     recovery.message = fmt::format("an interrupted `varve {}` was finished", record->operation);
+  }
+  for (const Error& error : *refused) {
+    recovery.notes.push_back(
+        fmt::format("not all of it: {}; `varve verify '{}'` shows what is missing", error.message, domain));
   }
   return recovery;
 }

@@ -253,5 +253,45 @@ TEST_F(JournalTest, AnUndoRecordIsReportedAsUndone) {
   EXPECT_FALSE(std::filesystem::exists(host_path("vda")));
 }
 
+// A daemon that does not take what it is given.
+class RefusingWriter final : public DocumentWriter {
+ public:
+  explicit RefusingWriter(Layout layout) : files_(std::move(layout)) {}
+  Result<void> write(const FileChange& change) override {
+    if (change.path.ends_with("vm.xml")) return make_error(kind, "it does not like it");
+    return files_.write(change);
+  }
+  bool writes_file(const std::string&) const override { return true; }
+  ErrorKind kind = ErrorKind::kRefused;
+
+ private:
+  FileWriter files_;
+};
+
+TEST_F(JournalTest, ADocumentThatIsRefusedHoldsUpNothingElse) {
+  const auto writer = std::make_shared<RefusingWriter>(layout_);
+  Journal journal(layout_, {}, writer);
+  record_.changes.push_back({.path = "/other", .contents = "written"});
+  ASSERT_TRUE(journal.write(record_));
+  const auto recovery = journal.recover("vm");
+  ASSERT_TRUE(recovery) << recovery.error().message;
+  EXPECT_EQ(recovery->outcome, Outcome::kFinished);
+  EXPECT_THAT(recovery->notes, ElementsAre(testing::HasSubstr("it does not like it")));
+  EXPECT_EQ(sector_of("vda"), kAfter);
+  EXPECT_EQ(test::read_whole_file(dir_ / "other"), "written");
+  EXPECT_THAT(*journal.domains(), IsEmpty());
+}
+
+TEST_F(JournalTest, ADocumentThatCouldNotBeHandedOverIsHandedOverLater) {
+  const auto writer = std::make_shared<RefusingWriter>(layout_);
+  writer->kind = ErrorKind::kIo;  // the connection was lost
+  Journal journal(layout_, {}, writer);
+  ASSERT_TRUE(journal.write(record_));
+  EXPECT_FALSE(journal.recover("vm"));
+  EXPECT_THAT(*journal.domains(), ElementsAre("vm"));
+  ASSERT_TRUE(journal_.recover("vm"));
+  EXPECT_TRUE(document_is_written());
+}
+
 }  // namespace
 }  // namespace varve

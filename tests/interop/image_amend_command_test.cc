@@ -166,10 +166,12 @@ TEST_F(ImageAmendCommand, RefusesVersion2ForWhatItCanNotHold) {
 }
 
 TEST_F(ImageAmendCommand, FillsAndErasesKeySlots) {
-  const std::string secrets = "--object secret,id=a,data=first --object secret,id=b,data=second "
-                              "--object secret,id=c,data=third";
-  prepare({words("qemu-img create -q -f qcow2 --object secret,id=a,data=first -o "
-                 "encrypt.format=luks,encrypt.key-secret=a,encrypt.iter-time=10 disk 1M")});
+  const std::string secrets =
+      "--object secret,id=a,data=first --object secret,id=b,data=second "
+      "--object secret,id=c,data=third";
+  prepare(
+      {words("qemu-img create -q -f qcow2 --object secret,id=a,data=first -o "
+             "encrypt.format=luks,encrypt.key-secret=a,encrypt.iter-time=10 disk 1M")});
   const auto amend = [&](const std::string& options, const std::string& key, const std::string& more = "") {
     return fmt::format("amend {} {} --image-opts driver=qcow2,file.filename=disk,encrypt.key-secret={} -o {}", secrets,
                        more, key, options);
@@ -185,8 +187,8 @@ TEST_F(ImageAmendCommand, FillsAndErasesKeySlots) {
         amend("encrypt.state=active,encrypt.new-secret=nope", "a"),
         amend("encrypt.state=active,encrypt.new-secret=b,encrypt.old-secret=a", "a"),
         amend("encrypt.state=active,encrypt.new-secret=b,encrypt.keyslot=8", "a"),
-        amend("encrypt.state=active,encrypt.new-secret=b,encrypt.keyslot=0", "a"),
-        amend("encrypt.state=inactive", "a"), amend("encrypt.state=inactive,encrypt.old-secret=a", "a"),
+        amend("encrypt.state=active,encrypt.new-secret=b,encrypt.keyslot=0", "a"), amend("encrypt.state=inactive", "a"),
+        amend("encrypt.state=inactive,encrypt.old-secret=a", "a"),
         amend("encrypt.state=inactive,encrypt.keyslot=0", "a"), amend("encrypt.state=inactive,encrypt.keyslot=3", "a"),
         amend("encrypt.state=inactive,encrypt.old-secret=c", "a"), amend("encrypt.keyslot=1", "a"),
         std::string("amend -o encrypt.state=active disk")}) {
@@ -212,8 +214,9 @@ TEST_F(ImageAmendCommand, FillsAndErasesKeySlots) {
 TEST_F(ImageAmendCommand, RepairsADirtyImageFirst) {
   prepare({words("qemu-img create -q -f qcow2 -o lazy_refcounts=on disk 1M")});
   for (const std::string& directory : {their_dir(), our_dir()}) {
-    const auto killed = run({"qemu-io", "-f", "qcow2", "-c", "write -P 42 0 128k", "-c", "flush", "-c", "abort", "disk"},
-                            run_options(directory));
+    const auto killed =
+        run({"qemu-io", "-f", "qcow2", "-c", "write -P 42 0 128k", "-c", "flush", "-c", "abort", "disk"},
+            run_options(directory));
     ASSERT_NE(killed.exit_code, 0);
   }
   expect_same("amend -o lazy_refcounts=off disk");

@@ -168,16 +168,16 @@ TEST_F(ImageBitmapCommand, BitmapsGetTheSizeOfTheDisk) {
            words("qemu-img bitmap --add -g 512 --disable disk two")});
   write("write -P 3 100k 70k", "disk");
   write("write -P 4 19M 1M", "disk");
-  for (const char* line :
-       {"resize disk 1000000T", "resize disk +3M", "resize --shrink disk 19700k", "resize disk 1G", "resize --shrink disk 64k",
-        "resize disk 70k", "resize --preallocation=metadata disk 3M", "amend -o size=5M disk"}) {
+  for (const char* line : {"resize disk 1000000T", "resize disk +3M", "resize --shrink disk 19700k", "resize disk 1G",
+                           "resize --shrink disk 64k", "resize disk 70k", "resize --preallocation=metadata disk 3M",
+                           "amend -o size=5M disk"}) {
     SCOPED_TRACE(line);
     expect_same(line);
     ASSERT_NO_FATAL_FAILURE(expect_same_bitmaps("disk"));
   }
   for (const std::string& directory : {their_dir(), our_dir()}) {
-    const auto broken = run({"qemu-io", "-f", "qcow2", "-c", "write -P 5 0 64k", "-c", "abort", "disk"},
-                            run_options(directory));
+    const auto broken =
+        run({"qemu-io", "-f", "qcow2", "-c", "write -P 5 0 64k", "-c", "abort", "disk"}, run_options(directory));
     ASSERT_NE(broken.exit_code, 0);
   }
   // QEMU names one of the two, we the first.
@@ -190,24 +190,24 @@ TEST_F(ImageBitmapCommand, BitmapsGetTheSizeOfTheDisk) {
 
 TEST_F(ImageBitmapCommand, ConvertCopiesBitmaps) {
   prepare({words("qemu-img create -q -f qcow2 disk 2M"), words("qemu-img bitmap --add disk one"),
-           words("qemu-img bitmap --add -g 4k --disable disk two"),
-           words("qemu-img create -q -f qcow2 larger 3M"), words("qemu-img create -q -f qcow2 old 2M"),
-           words("qemu-img bitmap --add old two"), words("qemu-img create -q -f raw raw 2M")});
+           words("qemu-img bitmap --add -g 4k --disable disk two"), words("qemu-img create -q -f qcow2 larger 3M"),
+           words("qemu-img create -q -f qcow2 old 2M"), words("qemu-img bitmap --add old two"),
+           words("qemu-img create -q -f raw raw 2M")});
   write("write -P 3 100k 70k", "disk");
   write("write -P 4 1M 1", "disk");
-  for (const char* line : {"convert --skip-broken-bitmaps -O qcow2 disk out", "convert --bitmaps -O raw disk out",
-                           "convert --bitmaps -O qcow2 disk raw out",
-                           "convert --bitmaps -O qcow2 -o compat=0.10 disk out", "convert --bitmaps -O qcow2 raw out",
-                           "convert --bitmaps -n -O qcow2 disk larger", "convert --bitmaps -n -O qcow2 disk old",
-                           "convert --bitmaps -O qcow2 disk out"}) {
+  for (const char* line :
+       {"convert --skip-broken-bitmaps -O qcow2 disk out", "convert --bitmaps -O raw disk out",
+        "convert --bitmaps -O qcow2 disk raw out", "convert --bitmaps -O qcow2 -o compat=0.10 disk out",
+        "convert --bitmaps -O qcow2 raw out", "convert --bitmaps -n -O qcow2 disk larger",
+        "convert --bitmaps -n -O qcow2 disk old", "convert --bitmaps -O qcow2 disk out"}) {
     SCOPED_TRACE(line);
     expect_same(line);
   }
   expect_same_bitmaps("out");
   // A program that ends without storing its bitmaps.
   for (const std::string& directory : {their_dir(), our_dir()}) {
-    const auto broken = run({"qemu-io", "-f", "qcow2", "-c", "write -P 5 0 64k", "-c", "abort", "disk"},
-                            run_options(directory));
+    const auto broken =
+        run({"qemu-io", "-f", "qcow2", "-c", "write -P 5 0 64k", "-c", "abort", "disk"}, run_options(directory));
     ASSERT_NE(broken.exit_code, 0);
   }
   expect_same("convert --bitmaps -O qcow2 disk out");

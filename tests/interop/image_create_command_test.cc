@@ -11,15 +11,31 @@ namespace {
 using ImageCreateCommand = ImageCommandPeer;
 
 TEST_F(ImageCreateCommand, MakesTheSameImagesForTheSameOptions) {
-  for (const char* options :
-       {"", "-o cluster_size=512", "-o cluster_size=2M", "-o cluster_size=0x1000", "-o compat=0.10",
-        "-o compat=v2,cluster_size=4k", "-o compat=1.1,refcount_bits=1", "-o refcount_bits=64,lazy_refcounts=on",
-        "-o lazy_refcounts", "-o nolazy_refcounts", "-o lazy_refcounts=yes", "-o compression_type=zstd",
-        "-o extended_l2=on", "-o extended_l2=on,cluster_size=16k", "-o preallocation=off", "-o preallocation=metadata",
-        "-o preallocation=metadata,cluster_size=4k,refcount_bits=8", "-o preallocation=metadata,extended_l2=on",
-        "-o preallocation=falloc", "-o preallocation=full,cluster_size=4k", "-o preallocation=falloc,extended_l2=on",
-        "-o nocow=on", "-o extent_size_hint=0", "-o preallocation=full,extent_size_hint=2M",
-        "-o cluster_size=4k -o compat=v3"}) {
+  for (const char* options : {"",
+                              "-o cluster_size=512",
+                              "-o cluster_size=2M",
+                              "-o cluster_size=0x1000",
+                              "-o compat=0.10",
+                              "-o compat=v2,cluster_size=4k",
+                              "-o compat=1.1,refcount_bits=1",
+                              "-o refcount_bits=64,lazy_refcounts=on",
+                              "-o lazy_refcounts",
+                              "-o nolazy_refcounts",
+                              "-o lazy_refcounts=yes",
+                              "-o compression_type=zstd",
+                              "-o extended_l2=on",
+                              "-o extended_l2=on,cluster_size=16k",
+                              "-o preallocation=off",
+                              "-o preallocation=metadata",
+                              "-o preallocation=metadata,cluster_size=4k,refcount_bits=8",
+                              "-o preallocation=metadata,extended_l2=on",
+                              "-o preallocation=falloc",
+                              "-o preallocation=full,cluster_size=4k",
+                              "-o preallocation=falloc,extended_l2=on",
+                              "-o nocow=on",
+                              "-o extent_size_hint=0",
+                              "-o preallocation=full,extent_size_hint=2M",
+                              "-o cluster_size=4k -o compat=v3"}) {
     expect_same(fmt::format("create -f qcow2 {} disk.qcow2 10M", options));
     expect_same_image("disk.qcow2", "qcow2");
     std::filesystem::remove(our_dir() + "/disk.qcow2");
@@ -208,10 +224,11 @@ TEST_F(ImageCreateCommand, LeavesAnImageInUseAlone) {
 
 TEST_F(ImageCreateCommand, TakesTheSpaceAtOnce) {
   const auto blocks = [](const std::string& path) { return std::stoull(run_ok({"stat", "-c", "%b", path})); };
-  for (const char* line : {"create -f raw -o preallocation=falloc disk 3M", "create -f raw -o preallocation=full disk 3M",
-                           "create -f qcow2 -o preallocation=falloc disk 3M",
-                           "create -f qcow2 -o preallocation=full,extended_l2=on disk 3M",
-                           "convert -f raw -O qcow2 -o preallocation=full raw disk"}) {
+  for (const char* line :
+       {"create -f raw -o preallocation=falloc disk 3M", "create -f raw -o preallocation=full disk 3M",
+        "create -f qcow2 -o preallocation=falloc disk 3M",
+        "create -f qcow2 -o preallocation=full,extended_l2=on disk 3M",
+        "convert -f raw -O qcow2 -o preallocation=full raw disk"}) {
     SCOPED_TRACE(line);
     prepare({words("qemu-img create -q -f raw raw 3M")});
     expect_same(line);

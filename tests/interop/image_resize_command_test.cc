@@ -75,8 +75,8 @@ TEST_F(ImageResizeCommand, GivesNewSpaceItsPlaceInTheFile) {
         run_ok(words(fmt::format("qemu-img check -q {}", name)), run_options(our_dir()));
       }
       run_ok({"qemu-io", "-f", "qcow2", "-c", "read -P 0 8M 3000k", name}, run_options(our_dir()));
-      const std::string json = run_ok(words(fmt::format("qemu-img map --output=json -f qcow2 {}", name)),
-                                      run_options(our_dir()));
+      const std::string json =
+          run_ok(words(fmt::format("qemu-img map --output=json -f qcow2 {}", name)), run_options(our_dir()));
       const std::string end = json.substr(json.rfind('{'));
       EXPECT_NE(end.find("offset"), std::string::npos) << end;
       const std::string kib = run_ok({"du", "-k", name}, run_options(our_dir()));

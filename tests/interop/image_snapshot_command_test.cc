@@ -165,7 +165,8 @@ TEST_F(ImageSnapshotCommand, RefusesImagesInUse) {
 }
 
 TEST_F(ImageSnapshotCommand, RefusesCorruptImagesWithTheRemedy) {
-  prepare({words("qemu-img create -q -f qcow2 disk 1M"), words("qemu-img snapshot -c one disk"),
+  prepare({words("qemu-img create -q -f qcow2 disk 1M"),
+           words("qemu-img snapshot -c one disk"),
            {"qemu-io", "-f", "raw", "-c", "write -P 2 79 1", "disk"}});
   const std::string before = read_whole_file(our_dir() + "/disk");
   for (const char* action : {"-c", "-a", "-d"}) {
@@ -198,9 +199,9 @@ TEST_F(ImageSnapshotCommand, LeavesADirtyImageInUseAlone) {
 TEST_F(ImageSnapshotCommand, RepairsDirtyImagesFirst) {
   prepare({words("qemu-img create -q -f qcow2 -o lazy_refcounts=on disk 1M"), words("qemu-img snapshot -c one disk")});
   for (const std::string& directory : {their_dir(), our_dir()}) {
-    const ProcessResult broken = run({"qemu-io", "-f", "qcow2", "-c", "write -P 7 0 200k", "-c", "flush", "-c", "abort",
-                                      "disk"},
-                                     run_options(directory));
+    const ProcessResult broken =
+        run({"qemu-io", "-f", "qcow2", "-c", "write -P 7 0 200k", "-c", "flush", "-c", "abort", "disk"},
+            run_options(directory));
     ASSERT_NE(broken.exit_code, 0);
   }
   expect_same_view({"snapshot", "-l", "disk"});

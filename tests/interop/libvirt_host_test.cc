@@ -213,11 +213,13 @@ TEST_F(LibvirtHostTest, ADiskThatItsDefinitionLeavesOutIsNotTouched) {
   const std::string file = host_.root() + "/vm.xml";
   ASSERT_TRUE(replace_file(file, definition, {}));
   virsh({"define", file});
-  varve_ok({"snapshot", "create", "vm", "first"});
+  const test::ProcessResult made = varve({"snapshot", "create", "vm", "first"});
+  EXPECT_EQ(made.exit_code, 0);
+  EXPECT_THAT(made.err, HasSubstr("disk vdb is not part of the snapshot"));
   EXPECT_THAT(host_.points("vm.qcow2"), ElementsAre("first"));
   EXPECT_THAT(host_.points("vm-2.qcow2"), IsEmpty());
   virsh({"snapshot-revert", "vm", "first"});
-  varve_ok({"snapshot", "revert", "vm", "first"});
+  EXPECT_EQ(varve({"snapshot", "revert", "vm", "first"}).exit_code, 0);
   expect_sound();
 }
 
@@ -252,6 +254,24 @@ TEST_F(LibvirtHostTest, WhatLibvirtRenamedInItsMetadataAloneIsFoundAndMended) {
   EXPECT_THAT(snapshots(), ElementsAre("first"));
   virsh({"snapshot-revert", "vm", "first"});
   expect_sound();
+}
+
+TEST_F(LibvirtHostTest, ADefinitionThatLibvirtdRefusesLeavesNothingBehind) {
+  std::string definition = virsh({"dumpxml", "vm"});
+  definition = std::regex_replace(definition, std::regex("<name>vm</name>"), "<name>other</name>");
+  definition = std::regex_replace(definition, std::regex("<uuid>.*</uuid>"), "");
+  definition =
+      std::regex_replace(definition, std::regex("<emulator>.*</emulator>"), "<emulator>/nonexistent/qemu</emulator>");
+  const std::string file = host_.root() + "/other.xml";
+  ASSERT_TRUE(replace_file(file, definition, {}));
+  const test::ProcessResult refused = varve({"vm", "define", file});
+  EXPECT_EQ(refused.exit_code, 3);
+  EXPECT_THAT(refused.err, HasSubstr("domain 'other' is not defined"));
+  EXPECT_THAT(refused.err, HasSubstr("/nonexistent/qemu"));
+  EXPECT_THAT(names({"list", "--all", "--name"}), ElementsAre("vm"));
+  // Nothing is left to be finished.
+  const test::ProcessResult after = varve({"vm", "list"});
+  EXPECT_THAT(after.err, IsEmpty());
 }
 
 }  // namespace

@@ -390,8 +390,12 @@ TEST_F(OperationsTest, WhatSomebodyElseChangedSinceThePlanIsNotOverwritten) {
   host_.varve_ok({"snapshot", "create", "vm", "a"});
   const auto host = DirectoryHost::open(host_.root(), {});
   ASSERT_TRUE(host);
+  CreateSnapshotRequest request;
+  request.domain = "vm";
+  request.name = "b";
+  request.now_sec = 1'800'000'000;
   {
-    auto operation = plan_create_snapshot(**host, {.domain = "vm", .name = "b", .now_sec = 1'800'000'000});
+    auto operation = plan_create_snapshot(**host, request);
     ASSERT_TRUE(operation) << operation.error().message;
     std::string text = test::read_whole_file(host_.metadata("vm", "a"));
     text.replace(text.find("<state>"), 0, "<description>elsewhere</description>");
@@ -402,9 +406,9 @@ TEST_F(OperationsTest, WhatSomebodyElseChangedSinceThePlanIsNotOverwritten) {
     EXPECT_THAT(ran.error().message, HasSubstr("'a' is another one"));
   }
   {
-    auto operation = plan_create_snapshot(**host, {.domain = "vm", .name = "b", .now_sec = 1'800'000'000});
+    auto operation = plan_create_snapshot(**host, request);
     ASSERT_TRUE(operation) << operation.error().message;
-    replace_in_definition("vm", "<vcpu>1</vcpu>", "<vcpu>2</vcpu>");
+    replace_in_definition("vm", "<name>vm</name>", "<name>vm</name>\n  <title>other</title>");
     const auto ran = operation->run();
     ASSERT_FALSE(ran);
     EXPECT_THAT(ran.error().message, HasSubstr("has changed the definition of 'vm'"));
