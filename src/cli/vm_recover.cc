@@ -94,9 +94,11 @@ Result<bool> recover_one(Context& context, Host& host, const RecoverySource& sou
 }
 
 Result<ExitCode> recover(Context& context, const Request& request) {
-  const auto host = TRY(open_host(context, "vm recover", IfMissing::kCreate));
+  const auto host = TRY(open_host(context, "vm recover", request.from.empty() ? IfMissing::kFail : IfMissing::kCreate));
   std::unique_ptr<Host> other;
   if (!request.from.empty()) other = TRY(open_host_at(context, request.from, "vm recover"));
+  // A libvirtd shows the passwords of displays only to who may change something.
+  if (other && other->machines() != nullptr) TRY(other->check_writable());
   const DefinitionFiles own_definitions(host->layout());
   const MetadataFiles own_metadata(host->layout());
   const RecoverySource source = other ? RecoverySource{other->definitions(), other->metadata(), other->layout()}
@@ -110,7 +112,10 @@ Result<ExitCode> recover(Context& context, const Request& request) {
   json result = json::array();
   bool all_sound = true;
   for (const std::string& domain : domains) {
-    all_sound = TRY(recover_one(context, *host, source, domain, result)) && all_sound;
+    const auto sound = recover_one(context, *host, source, domain, result);
+    if (!sound && domains.size() == 1) return sound.error();
+    if (!sound) context.output.error(sound.error());
+    all_sound = all_sound && sound && *sound;
   }
   if (context.options.json && !context.options.dry_run) print_json(context, result);
   return all_sound ? ExitCode::kDone : ExitCode::kFailed;

@@ -224,6 +224,7 @@ Result<Examination> verify_domain(Host& host, const std::string& domain, const I
 }
 
 Result<std::vector<Finding>> verify_host(const Host& host) {
+  TRY(host.check_images_are_here());
   std::vector<Finding> findings;
   TRY(find_leftovers_of_host(host, findings));
   return findings;

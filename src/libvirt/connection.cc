@@ -65,8 +65,18 @@ Error Connection::last_error(const std::string& what) const {
 }
 
 Error Connection::refusal(const std::string& what) const {
+  // What a document is refused for is often called an internal error. So is a lost connection, which is not alive.
+  const virErrorPtr said = library_.virGetLastError();
+  const bool is_internal = said != nullptr && said->code == VIR_ERR_INTERNAL_ERROR;
   Error error = last_error(what);
-  error.kind = library_.virConnectIsAlive(handle()) == 1 ? ErrorKind::kRefused : ErrorKind::kIo;
+  const bool is_final = error.kind == ErrorKind::kRefused || error.kind == ErrorKind::kUnsupported ||
+                        error.kind == ErrorKind::kAlreadyExists || error.kind == ErrorKind::kPermission ||
+                        error.kind == ErrorKind::kNotFound || is_internal;
+  if (is_final && library_.virConnectIsAlive(handle()) == 1) {
+    error.kind = ErrorKind::kRefused;
+  } else if (error.kind == ErrorKind::kRefused) {
+    error.kind = ErrorKind::kIo;
+  }
   return error;
 }
 

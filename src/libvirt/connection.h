@@ -56,7 +56,8 @@ class Connection {
   // What libvirt said last, after `what`: "the domain 'a' can't be read: …". Every call into the library, even one for
   // a name, makes it forget.
   Error last_error(const std::string& what) const;
-  // The same of a document that was not taken: kRefused, unless the connection was lost on the way.
+  // The same of a document that was not taken: kRefused where asking again would not help, another kind where somebody
+  // else was at it, the disk is full or the connection lost.
   Error refusal(const std::string& what) const;
 
  private:

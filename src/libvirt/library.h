@@ -26,6 +26,7 @@ namespace varve::libvirt {
   X(virDomainGetName)                 \
   X(virDomainGetXMLDesc)              \
   X(virDomainGetState)                \
+  X(virDomainIsActive)                \
   X(virDomainHasManagedSaveImage)     \
   X(virDomainDefineXML)               \
   X(virDomainUndefineFlags)           \

@@ -10,12 +10,14 @@ namespace varve::libvirt {
 
 namespace {
 
-// What stands between "://" and the next slash: the machine that is meant; empty: this one.
-std::string machine_of(const std::string& uri) {
+// Whether the libvirtd is this machine's: no machine stands between "://" and the next slash, and the way to it is no
+// program, which may lead anywhere.
+bool is_of_this_machine(const std::string& uri) {
   const size_t begin = uri.find("://");
-  if (begin == std::string::npos) return {};
-  const std::string rest = uri.substr(begin + 3);
-  return rest.substr(0, rest.find('/'));
+  if (begin == std::string::npos) return false;
+  const std::string driver = uri.substr(0, begin);
+  const size_t plus = driver.find('+');
+  return uri.compare(begin + 3, 1, "/") == 0 && (plus == std::string::npos || driver.substr(plus) == "+unix");
 }
 
 bool is_session(const std::string& uri) {
@@ -32,7 +34,7 @@ std::string file_name_for(const std::string& uri) {
 // libvirt's directories on this host as a ROOT has them, and Varve's own.
 Result<Layout> layout_for(const std::string& uri, const UserDirectories& user) {
   Layout layout = TRY(Layout::open("/"));
-  const bool is_ours = machine_of(uri).empty();
+  const bool is_ours = is_of_this_machine(uri);
   if (is_ours && !is_session(uri) && user.is_root) return layout;
   if (!user.state.starts_with('/')) {
     return make_error(ErrorKind::kInvalidArgument, "neither $XDG_STATE_HOME nor $HOME is set to an absolute path");
@@ -56,7 +58,7 @@ class LibvirtHost final : public Host {
               .metadata = std::make_unique<Metadata>(*connection),
               .writer = std::make_shared<Writer>(*connection, layout)}),
         connection_(std::move(connection)),
-        machines_(*connection_, machine_of(connection_->uri()).empty()),
+        machines_(*connection_, is_of_this_machine(connection_->uri())),
         images_(std::move(images)) {}
 
   Result<void> check_writable() const override { return connection_->allow_changes(); }
@@ -76,8 +78,10 @@ class LibvirtHost final : public Host {
     }
     switch (state) {
       case VIR_DOMAIN_SHUTOFF:
-      case VIR_DOMAIN_CRASHED:
         return DomainState::kShutOff;
+      case VIR_DOMAIN_CRASHED:  // its QEMU may be kept to be looked at
+        return connection_->library().virDomainIsActive(found.get()) == 1 ? DomainState::kPaused
+                                                                          : DomainState::kShutOff;
       case VIR_DOMAIN_PAUSED:
         return DomainState::kPaused;
       case VIR_DOMAIN_PMSUSPENDED:

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 namespace varve::libvirt {
@@ -15,8 +16,8 @@ namespace {
 // guest when its time is over. libvirt's calls may be made from several threads at once; each has its own last error.
 class JobWatch {
  public:
-  JobWatch(const Library& library, virDomainPtr domain, const Watch& watch, int thaw_after_seconds = 0)
-      : library_(library), domain_(domain), watch_(watch), thaw_after_(thaw_after_seconds) {
+  JobWatch(const Library& library, virDomainPtr domain, Watch watch, int thaw_after_seconds = 0)
+      : library_(library), domain_(domain), watch_(std::move(watch)), thaw_after_(thaw_after_seconds) {
     thread_ = std::thread([this] { run(); });
   }
   JobWatch(const JobWatch&) = delete;
@@ -41,13 +42,14 @@ class JobWatch {
     std::unique_lock<std::mutex> guard(mutex_);
     while (!ended_.wait_for(guard, std::chrono::milliseconds(200), [this] { return done_; })) {
       guard.unlock();
-      tell();
+      // What asks for the job waits for it where it may not be asked; the thaw must not.
+      if (thaw_after_.count() == 0) tell();
       if (!cancelled_ && watch_.cancelled && watch_.cancelled()) {
         cancelled_ = library_.virDomainAbortJob(domain_) == 0;
       }
       const auto spent = std::chrono::steady_clock::now() - start;
       if (thaw_after_.count() > 0 && !thawed_ && spent > thaw_after_) {
-        thawed_ = library_.virDomainFSThaw(domain_, nullptr, 0, 0) >= 0;
+        thawed_ = library_.virDomainFSThaw(domain_, nullptr, 0, 0) > 0;
       }
       guard.lock();
     }
@@ -70,7 +72,7 @@ class JobWatch {
 
   const Library& library_;
   virDomainPtr domain_;
-  const Watch& watch_;
+  Watch watch_;
   std::chrono::seconds thaw_after_;
   std::mutex mutex_;
   std::condition_variable ended_;
@@ -117,15 +119,24 @@ Result<void> LibvirtMachines::create_snapshot(const std::string& domain, const M
   JobWatch job(library, found.get(), watch, snapshot.quiesce ? snapshot.quiesce_seconds : 0);
   const SnapshotHandle made(library.virDomainSnapshotCreateXML(found.get(), snapshot.document.c_str(), flags),
                             library.virDomainSnapshotFree);
-  if (made) return {};
-  Error error = connection_.last_error("libvirtd could not take it");
+  std::optional<Error> error;
+  if (!made) error = connection_.last_error("libvirtd could not take it");
   job.finish();
-  if (job.was_cancelled()) return stopped();
   if (snapshot.quiesce) {
-    library.virDomainFSThaw(found.get(), nullptr, 0, 0);  // whatever became of it: the guest must go on
-    error.notes.push_back("the guest's file systems are not frozen any more; without --quiesce no agent is needed");
+    if (error) {
+      error->notes.emplace_back("without --quiesce no guest agent is needed");
+    } else if (job.was_thawed()) {
+      error =
+          make_error(ErrorKind::kIo,
+                     fmt::format("it was taken, but the guest's file systems had to be thawed before that, after {} "
+                                 "seconds: it is as after a power cut",
+                                 snapshot.quiesce_seconds));
+    }
+    library.virDomainAgentSetResponseTimeout(found.get(), VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0);  // the default
   }
-  return error;
+  if (!error) return {};
+  if (!made && job.was_cancelled()) return stopped();
+  return std::move(*error);
 }
 
 Result<void> LibvirtMachines::revert(const std::string& domain, const std::string& name, AfterRevert after,
@@ -134,12 +145,18 @@ Result<void> LibvirtMachines::revert(const std::string& domain, const std::strin
   const Library& library = connection_.library();
   const DomainHandle found = TRY(connection_.domain(domain));
   const SnapshotHandle snapshot = TRY(connection_.snapshot(found, name));
-  // What is risky about it is that the present state goes, and that is kept, or the user said that it may go.
-  unsigned flags = VIR_DOMAIN_SNAPSHOT_REVERT_FORCE;
+  unsigned flags = 0;
   if (after == AfterRevert::kRunning) flags |= VIR_DOMAIN_SNAPSHOT_REVERT_RUNNING;
   if (after == AfterRevert::kPaused) flags |= VIR_DOMAIN_SNAPSHOT_REVERT_PAUSED;
-  const JobWatch job(library, found.get(), watch);
+  const JobWatch job(library, found.get(), {.progress = watch.progress, .cancelled = {}});
   if (library.virDomainRevertToSnapshot(snapshot.get(), flags) == 0) return {};
+  // Risky is that QEMU has to be started anew, and that the present state goes. That is kept, or the user said that it
+  // may go; and under a managed save nobody gets here.
+  const virErrorPtr said = library.virGetLastError();
+  if (said != nullptr && said->code == VIR_ERR_SNAPSHOT_REVERT_RISKY &&
+      library.virDomainRevertToSnapshot(snapshot.get(), flags | VIR_DOMAIN_SNAPSHOT_REVERT_FORCE) == 0) {
+    return {};
+  }
   return connection_.last_error("libvirtd could not go back to it");
 }
 
@@ -149,15 +166,11 @@ Result<void> LibvirtMachines::remove(const std::string& domain, const std::strin
   const Library& library = connection_.library();
   const DomainHandle found = TRY(connection_.domain(domain));
   const SnapshotHandle snapshot = TRY(connection_.snapshot(found, name));
-  JobWatch job(library, found.get(), watch);
+  // A deletion can't be stopped half-way.
+  const JobWatch job(library, found.get(), {.progress = watch.progress, .cancelled = {}});
   const unsigned flags = children ? static_cast<unsigned>(VIR_DOMAIN_SNAPSHOT_DELETE_CHILDREN) : 0U;
   if (library.virDomainSnapshotDelete(snapshot.get(), flags) == 0) return {};
-  Error error = connection_.last_error("libvirtd could not delete it");
-  job.finish();
-  if (job.was_cancelled())
-    return make_error(ErrorKind::kInterrupted, "it was stopped")
-        .with_note(fmt::format("`varve where '{}' '{}'` shows what is left of it", domain, name));
-  return error;
+  return connection_.last_error("libvirtd could not delete it");
 }
 
 }  // namespace varve::libvirt

@@ -212,6 +212,11 @@ Result<void> Writer::write_metadata(const std::string& domain, const std::string
   }
   const SnapshotDocument document =
       TRY(SnapshotDocument::parse(*change.contents, fmt::format("the metadata of snapshot '{}'", name)));
+  // Which one is current changes with the new current one; libvirt has no word for one that ceases to be.
+  if (!document.current()) {
+    const auto present = connection_.snapshot(*found, name);
+    if (present && TRY(document_from(connection_, *present, "")).to_xml() == document.to_xml()) return {};
+  }
   const unsigned flags = VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE |
                          (document.current() ? static_cast<unsigned>(VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT) : 0U);
   const SnapshotHandle made(library.virDomainSnapshotCreateXML(found->get(), document.to_xml().c_str(), flags),

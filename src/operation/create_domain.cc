@@ -32,6 +32,7 @@ void check_new(const Host& host, const NewImage& image, Preflight& preflight) {
 Result<Operation> plan_create_domain(Host& host, const CreateDomainRequest& request) {
   TRY(check_domain_name(request.name));
   TRY(host.check_writable());
+  if (!request.disks.empty()) TRY(host.check_images_are_here());
   const std::string failure = fmt::format("domain '{}' is not created", request.name);
   DomainLock lock = TRY(host.lock(request.name, DomainLock::Mode::kExclusive));
   Operation operation(host, std::move(lock), request.name, fmt::format("create '{}'", request.name), failure);

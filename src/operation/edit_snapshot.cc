@@ -58,7 +58,9 @@ Result<Operation> plan_edit_snapshot(Host& host, const EditSnapshotRequest& requ
 
   if (request.description) snapshot->set_description(*request.description);
   if (renames) {
+    TRY(host.check_images_are_here());
     Preflight preflight(failure);
+    refuse_checkpoints(host, request.domain, preflight);
     if (metadata.has(*request.new_name)) {
       preflight.refuse(
           make_error(ErrorKind::kAlreadyExists, fmt::format("there is a snapshot '{}' already", *request.new_name)));

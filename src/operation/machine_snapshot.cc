@@ -1,12 +1,16 @@
 #include "operation/machine_snapshot.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <set>
+#include <string_view>
 
+#include "base/unique_fd.h"
 #include "operation/disk_selection.h"
 
 namespace varve {
@@ -93,6 +97,7 @@ std::vector<SnapshotDisk> MachineSnapshotPlanner::choose_disks(const CreateSnaps
       request.mode == SnapshotMode::kExternal || (is_active_ && request.memory == SnapshotMemoryWish::kDiskOnly);
   const SnapshotMode usual = wants_external ? SnapshotMode::kExternal : SnapshotMode::kInternal;
   std::vector<SnapshotDisk> disks;
+  std::set<std::string> overlays;
   bool any = false;
   for (const Disk& disk : definition_.disks()) {
     SnapshotDisk chosen{.name = disk.target, .mode = SnapshotMode::kNo, .format = {}, .source = {}};
@@ -104,6 +109,12 @@ std::vector<SnapshotDisk> MachineSnapshotPlanner::choose_disks(const CreateSnaps
       chosen.source = overlay_name(disk.source, name);
       if (disk.source_type == DiskSourceType::kFile && !disk.source.empty()) {
         check_free(chosen.source, fmt::format("the overlay of disk {}", disk.target));
+        if (!overlays.insert(chosen.source).second) {
+          refuse(fmt::format("the overlays of two disks would be the same file, {}", chosen.source),
+                 fmt::format("`--disk {}=no` leaves one of them out; `virsh snapshot-create-as --diskspec` gives them "
+                             "names of their own",
+                             disk.target));
+        }
       } else {
         refuse(fmt::format("disk {} is no file, and nobody says where its overlay would be", disk.target),
                fmt::format("`--disk {}=no` leaves it out", disk.target));
@@ -129,6 +140,10 @@ SnapshotMemory MachineSnapshotPlanner::choose_memory(const CreateSnapshotRequest
   }
   memory.mode = request.mode;
   if (memory.mode == SnapshotMode::kExternal) {
+    if (!request.memory_file.empty() && !request.memory_file.starts_with('/')) {
+      refuse(fmt::format("the file for its memory, {}, is no absolute path", request.memory_file),
+             "libvirtd has another working directory: begin it with /");
+    }
     memory.file =
         request.memory_file.empty()
             ? fmt::format("{}/{}.{}.mem", host_.layout().shown(Layout::save_directory()), request.domain, name)
@@ -240,6 +255,28 @@ Result<void> mark_as_safety(Host& host, const std::string& domain, const std::st
   return host.writer().write(MetadataStore::saving(domain, document));
 }
 
+// Metadata may name any file. Only what libvirt saved a machine's memory to is taken for that: its head says so.
+Result<void> remove_memory_image(Host& host, const std::string& root_path) {
+  const auto path = host.layout().resolve(root_path);
+  if (!path && path.error().kind == ErrorKind::kNotFound) return {};
+  if (!path) return path.error();
+  constexpr std::string_view kHead = "LibvirtQemudSave";
+  std::string head(kHead.size(), '\0');
+  {
+    const UniqueFd file(::open(path->c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+    if (!file) return system_error(errno, fmt::format("can't open {}", *path), *path);
+    if (::pread(file.get(), head.data(), head.size(), 0) != static_cast<ssize_t>(head.size()) || head != kHead) {
+      return make_error(ErrorKind::kRefused, fmt::format("{} is no memory image of libvirt's", *path));
+    }
+  }
+  return host.writer().write({.path = root_path, .contents = std::nullopt});
+}
+
+Error appeared_meanwhile(const std::string& name) {
+  return make_error(ErrorKind::kInUse, fmt::format("snapshot '{}' was changed by somebody else just now", name))
+      .with_note("give the command again");
+}
+
 void check_version_for(const Host& host, unsigned long needed, const std::string& what, const std::string& remedy,
                        Preflight& preflight) {
   const auto version = preflight.accept(host.machines()->version());
@@ -261,8 +298,14 @@ std::string safety_description(const std::string& reverted_to) {
 
 Result<bool> is_for_machines(const Host& host, const DomainDocument& definition, const CreateSnapshotRequest& request) {
   if (host.machines() == nullptr) return false;
-  const bool wants_external =
-      std::ranges::any_of(request.disks, [](const auto& disk) { return disk.second == SnapshotMode::kExternal; });
+  const auto is_elsewhere = [](SnapshotMode mode) {
+    return mode == SnapshotMode::kExternal || mode == SnapshotMode::kManual;
+  };
+  const bool wants_external = std::ranges::any_of(definition.disks(), [&](const Disk& disk) {
+    const auto said = request.disks.find(disk.target);
+    return said != request.disks.end() ? is_elsewhere(said->second)
+                                       : disk.in_snapshots_by_default() && is_elsewhere(disk.snapshot);
+  });
   return request.mode == SnapshotMode::kExternal || wants_external || request.live || request.quiesce ||
          request.memory == SnapshotMemoryWish::kWanted || TRY(host.state(request.domain)) != DomainState::kShutOff ||
          !may_open_images(host, definition);
@@ -281,7 +324,9 @@ Result<bool> is_for_machines(const Host& host, const DomainDocument& definition,
                              const DeleteSnapshotRequest& request) {
   if (host.machines() == nullptr || request.metadata_only) return false;
   if (TRY(host.state(request.domain)) != DomainState::kShutOff || !may_open_images(host, definition)) return true;
-  if (is_external(*metadata.tree().find(request.name))) return true;
+  const SnapshotSummary* snapshot = metadata.tree().find(request.name);
+  if (snapshot == nullptr) return appeared_meanwhile(request.name);
+  if (is_external(*snapshot)) return true;
   return request.children && std::ranges::any_of(metadata.tree().descendants(request.name),
                                                  [](const SnapshotSummary* child) { return is_external(*child); });
 }
@@ -306,7 +351,7 @@ Result<Operation> plan_machine_snapshot(Host& host, LockedDomain domain, const s
   TRY(std::move(preflight).finish());
   operation.plan().checks.push_back(fmt::format("libvirt {} can do that", number_of(TRY(machines.version()))));
   operation.expect(metadata.still_valid());
-  operation.delegate({step}, [&machines, domain_name = request.domain, snapshot](const Watch& watch) {
+  operation.delegate(step, [&machines, domain_name = request.domain, snapshot](const Watch& watch) {
     return machines.create_snapshot(domain_name, snapshot, watch);
   });
   return operation;
@@ -351,26 +396,29 @@ Result<RevertSnapshot> plan_machine_revert(Host& host, LockedDomain domain, cons
     if (auto possible = std::move(own).finish(); !possible) {
       preflight.refuse(std::move(possible).error().with_note("`--no-safety` goes back without keeping it"));
     }
-    operation.delegate({step},
+    operation.delegate(step,
                        [&host, domain_name = request.domain, name = revert.safety_name,
                         kept = std::move(kept)](const Watch& watch) -> Result<void> {
                          TRY(host.machines()->create_snapshot(domain_name, kept, watch));
                          return mark_as_safety(host, domain_name, name);
                        });
-    for (const SnapshotSummary& earlier : metadata.tree().snapshots()) {
-      if (!earlier.safety || earlier.is_protected || earlier.name == request.name || is_external(earlier)) continue;
-      operation.delegate({fmt::format("have libvirtd delete the earlier safety snapshot '{}'", earlier.name)},
-                         [&machines, domain_name = request.domain, name = earlier.name](const Watch& watch) {
-                           return machines.remove(domain_name, name, false, watch);
-                         });
-    }
   }
   TRY(std::move(preflight).finish());
   operation.delegate(
-      {fmt::format("have libvirtd take '{}' ({}) back to '{}'", request.domain, name_of(state), request.name)},
+      fmt::format("have libvirtd take '{}' ({}) back to '{}'", request.domain, name_of(state), request.name),
       [&machines, request](const Watch& watch) {
         return machines.revert(request.domain, request.name, request.after, watch);
       });
+  if (!request.safety) return revert;
+  for (const SnapshotSummary& earlier : metadata.tree().snapshots()) {
+    if (!earlier.safety || earlier.is_protected || earlier.name == request.name || is_external(earlier)) continue;
+    operation.delegate(
+        fmt::format("have libvirtd delete the earlier safety snapshot '{}'", earlier.name),
+        [&machines, domain_name = request.domain, name = earlier.name](const Watch& watch) {
+          return machines.remove(domain_name, name, false, watch);
+        },
+        Operation::Need::kBestEffort);
+  }
   return revert;
 }
 
@@ -381,7 +429,9 @@ Result<Operation> plan_machine_delete(Host& host, LockedDomain domain, MetadataE
                       fmt::format("delete snapshot '{}' of '{}'", request.name, request.domain), failure);
   operation.set_snapshot(request.name);
   Machines& machines = *host.machines();
-  std::vector<const SnapshotSummary*> going = {metadata.tree().find(request.name)};
+  const SnapshotSummary* first = metadata.tree().find(request.name);
+  if (first == nullptr) return appeared_meanwhile(request.name);
+  std::vector<const SnapshotSummary*> going = {first};
   if (request.children) {
     for (const SnapshotSummary* child : metadata.tree().descendants(request.name)) going.push_back(child);
   }
@@ -402,16 +452,16 @@ Result<Operation> plan_machine_delete(Host& host, LockedDomain domain, MetadataE
   TRY(std::move(preflight).finish());
   operation.expect(metadata.still_valid());
   operation.delegate(
-      {fmt::format("have libvirtd delete {} snapshot{} of '{}' ({}): {}", going.size(), going.size() == 1 ? "" : "s",
-                   request.domain, name_of(TRY(host.state(request.domain))), going.front()->name)},
+      fmt::format("have libvirtd delete {} snapshot{} of '{}' ({}): {}", going.size(), going.size() == 1 ? "" : "s",
+                  request.domain, name_of(TRY(host.state(request.domain))), going.front()->name),
       [&machines, request](const Watch& watch) {
         return machines.remove(request.domain, request.name, request.children, watch);
       });
   // libvirt 9.0 leaves them.
   for (const std::string& file : memory_files) {
-    operation.delegate({fmt::format("remove the memory image {}", file)}, [&host, file](const Watch&) {
-      return host.writer().write({.path = file, .contents = std::nullopt});
-    });
+    operation.delegate(
+        fmt::format("remove the memory image {}", file),
+        [&host, file](const Watch&) { return remove_memory_image(host, file); }, Operation::Need::kBestEffort);
   }
   return operation;
 }

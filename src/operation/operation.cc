@@ -56,9 +56,9 @@ void Operation::remove_directory(const std::string& root_path) {
   record_.removed_directories.push_back(root_path);
 }
 
-void Operation::delegate(std::vector<std::string> steps, std::function<Result<void>(const Watch&)> work) {
-  for (std::string& step : steps) plan_.steps.push_back(std::move(step));
-  delegated_.push_back(std::move(work));
+void Operation::delegate(std::string step, std::function<Result<void>(const Watch&)> work, Need need) {
+  plan_.steps.push_back(step);
+  delegated_.push_back({.step = std::move(step), .work = std::move(work), .need = need});
 }
 
 void Operation::expect_definition(const DomainDocument& definition) {
@@ -122,12 +122,22 @@ Result<void> Operation::check_space() const {
   return least.check();
 }
 
-Result<void> Operation::run_delegated(const Watch& watch) const {
+Result<void> Operation::run_delegated(const Watch& watch) {
   if (auto expected = check_expectations(); !expected) {
     return std::move(expected).error().context(failure_).with_note("nothing was changed");
   }
-  for (const auto& work : delegated_) {
-    if (auto done = work(watch); !done) return std::move(done).error().context(failure_);
+  std::vector<std::string> done;
+  for (const auto& [step, work, need] : delegated_) {
+    auto worked = work(watch);
+    if (worked) {
+      done.push_back(fmt::format("done before that: {}", step));
+    } else if (need == Need::kBestEffort) {
+      plan_.notes.push_back(fmt::format("not done: {}: {}", step, worked.error().message));
+    } else {
+      Error error = std::move(worked).error().context(failure_);
+      for (std::string& line : done) error.notes.push_back(std::move(line));
+      return error;
+    }
   }
   return {};
 }

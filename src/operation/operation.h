@@ -6,6 +6,7 @@
 // record nothing has happened, after it everything will.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <utility>
@@ -49,7 +50,9 @@ class Operation {
   void add(ImageRepair repair);                                               // before everything else
   void remove_image(const std::string& root_path);
   // What whoever runs the machine does, instead of everything above; several, in this order.
-  void delegate(std::vector<std::string> steps, std::function<Result<void>(const Watch&)> work);
+  // One that is kBestEffort may fail: a note says so.
+  enum class Need : uint8_t { kNeeded, kBestEffort };
+  void delegate(std::string step, std::function<Result<void>(const Watch&)> work, Need need = Need::kNeeded);
   bool is_delegated() const { return !delegated_.empty(); }
   // Asked once more right before the record is written: that what the plan builds upon is still so.
   void expect(std::function<Result<void>()> expectation) { expectations_.push_back(std::move(expectation)); }
@@ -67,7 +70,7 @@ class Operation {
 
  private:
   Result<void> check_space() const;
-  Result<void> run_delegated(const Watch& watch) const;
+  Result<void> run_delegated(const Watch& watch);
   Result<void> mend_images();
   Result<void> make_images();
   Result<void> prepare();
@@ -85,7 +88,12 @@ class Operation {
   std::vector<DiskTask> disks_;
   std::vector<std::function<Result<void>()>> expectations_;
   std::vector<Error> refused_;  // by whoever has the documents
-  std::vector<std::function<Result<void>(const Watch&)>> delegated_;
+  struct Delegated {
+    std::string step;
+    std::function<Result<void>(const Watch&)> work;
+    Need need;
+  };
+  std::vector<Delegated> delegated_;
 };
 
 }  // namespace varve

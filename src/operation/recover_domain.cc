@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <optional>
 
+#include "disk/internal_disk.h"
+#include "disk/snapshot_disks.h"
 #include "inspect/verify.h"
 #include "operation/define_domain.h"
 #include "operation/metadata_edit.h"
@@ -30,6 +32,7 @@ class Recovering {
 
  private:
   Result<DomainDocument> newest_recorded() const;
+  bool is_of_another_domain(const DomainDocument& definition, const SnapshotDocument& snapshot) const;
   void belong_to(const DomainDocument& definition, SnapshotDocument& snapshot) const;
 
   Host& host_;
@@ -86,6 +89,25 @@ void Recovering::check_images(const DomainDocument& definition) {
   }
 }
 
+// A name says little: "debian" may be another machine. One that was defined again has another UUID, and the same
+// images.
+bool Recovering::is_of_another_domain(const DomainDocument& definition, const SnapshotDocument& snapshot) const {
+  const auto then = snapshot.domain();
+  if (!then || then->uuid() == definition.uuid()) return false;
+  const auto uses = snapshot_disks(host_.layout(), snapshot, &definition);
+  if (!uses) return true;
+  bool any = false;
+  for (const SnapshotDiskUse& use : *uses) {
+    if (use.mode == SnapshotMode::kNo) continue;
+    const Disk* today = definition.disk(use.disk.target);
+    if (use.mode != SnapshotMode::kInternal || today == nullptr || today->source != use.disk.source) return true;
+    const auto image = InternalDisk::open(host_.layout(), *today, Access::kReadOnly);
+    if (!image || !image->find(snapshot.name())) return true;
+    any = true;
+  }
+  return !any;
+}
+
 // Under the name and the UUID of today.
 void Recovering::belong_to(const DomainDocument& definition, SnapshotDocument& snapshot) const {
   for (const char* name : {"domain", "inactiveDomain"}) {
@@ -110,9 +132,15 @@ Result<std::vector<std::string>> Recovering::put_back(const DomainDocument& defi
   for (const SnapshotSummary* summary : tree.topological()) {
     if (metadata.has(summary->name)) continue;
     SnapshotDocument snapshot = TRY(source_.metadata.load(request_.domain, summary->name));
+    if (is_of_another_domain(definition, snapshot)) {
+      plan_.notes.push_back(fmt::format(
+          "'{}' is not put back: it was taken of a domain with another UUID, and the images of '{}' do not hold it",
+          summary->name, request_.domain));
+      continue;
+    }
     belong_to(definition, snapshot);
-    if (!summary->parent.empty() && tree.parent(summary->name) == nullptr && !metadata.has(summary->parent)) {
-      snapshot.set_parent("");  // the tree says why
+    if (!summary->parent.empty() && std::ranges::count(names, summary->parent) == 0 && !metadata.has(summary->parent)) {
+      snapshot.set_parent("");  // it is not there, or was not put back
     }
     snapshot.set_current(!has_current && tree.current() == summary);
     metadata.add(std::move(snapshot));

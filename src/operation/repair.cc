@@ -202,6 +202,7 @@ Result<SnapshotDocument> adopted_snapshot(const DomainDocument& definition, cons
 
 Result<RepairDomain> plan_repair_domain(Host& host, const RepairDomainRequest& request) {
   TRY(host.check_writable());
+  TRY(host.check_images_are_here());
   LockedDomain domain = TRY(host.open_domain(request.domain, DomainLock::Mode::kExclusive));
   Examination examination = TRY(examine_domain(host, domain.definition));
   MetadataEdit metadata = TRY(MetadataEdit::begin(host.metadata(), request.domain));

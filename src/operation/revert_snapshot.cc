@@ -18,6 +18,14 @@ namespace {
 // An image that is changed, with all that happens to it, under its path as the definition has it.
 using Tasks = std::map<std::string, DiskTask>;
 
+Error was_another_image(const SnapshotDiskUse& use, const Disk& today, const std::string& domain) {
+  return make_error(ErrorKind::kRefused,
+                    fmt::format("disk {} was {} then and is {} today", use.disk.target, use.disk.source, today.source))
+      .with_note(fmt::format("the old image may be the backing file of the new one, which a revert would break; define "
+                             "'{}' with the old image again if that is what you want",
+                             domain));
+}
+
 class Reverting {
  public:
   Reverting(Host& host, const RevertSnapshotRequest& request, const DomainDocument& definition, MetadataEdit& metadata,
@@ -75,12 +83,7 @@ void Reverting::check_same_image(const SnapshotDiskUse& use) {
   const auto path_then = host_.layout().resolve(use.disk.source);
   const auto path_today = host_.layout().resolve(today->source);
   if (!path_then || !path_today || *path_then == *path_today) return;
-  preflight_.refuse(make_error(ErrorKind::kRefused, fmt::format("disk {} was {} then and is {} today", use.disk.target,
-                                                                use.disk.source, today->source))
-                        .with_note(fmt::format("the old image may be the backing file of the new one, which a revert "
-                                               "would break; define '{}' with the old image again if that is what "
-                                               "you want",
-                                               request_.domain)));
+  preflight_.refuse(was_another_image(use, *today, request_.domain));
 }
 
 // An overlay of another domain shows what its backing file holds: a revert would change that disk under it.
@@ -262,6 +265,21 @@ Error has_saved_memory(const std::string& domain) {
                              domain));
 }
 
+// What stands against a revert whoever does it. Images that are not here are told apart by their names.
+Result<void> check_guards(Host& host, const SnapshotDocument& snapshot, const DomainDocument& definition,
+                          const RevertSnapshotRequest& request, Preflight& preflight) {
+  if (TRY(host.has_saved_memory(request.domain))) preflight.refuse(has_saved_memory(request.domain));
+  refuse_checkpoints(host, request.domain, preflight);
+  const DomainDocument today = TRY(host.machines()->present_definition(request.domain));
+  for (const SnapshotDiskUse& use : TRY(snapshot_disks(host.layout(), snapshot, &definition))) {
+    const Disk* disk = today.disk(use.disk.target);
+    if (use.mode != SnapshotMode::kInternal || use.moved || disk == nullptr || disk->source == use.disk.source)
+      continue;
+    preflight.refuse(was_another_image(use, *disk, request.domain));
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<RevertSnapshot> plan_revert_snapshot(Host& host, const RevertSnapshotRequest& request) {
@@ -270,10 +288,13 @@ Result<RevertSnapshot> plan_revert_snapshot(Host& host, const RevertSnapshotRequ
   MetadataEdit metadata = TRY(MetadataEdit::begin(host.metadata(), request.domain));
   const SnapshotDocument snapshot = *TRY(metadata.edit(request.name));
 
+  const std::string failure = fmt::format("snapshot '{}' of '{}' is not reverted", request.name, request.domain);
   if (TRY(is_for_machines(host, domain.definition, snapshot, request))) {
+    Preflight guards(failure);
+    TRY(check_guards(host, snapshot, domain.definition, request, guards));
+    TRY(std::move(guards).finish());
     return plan_machine_revert(host, std::move(domain), snapshot, metadata, request);
   }
-  const std::string failure = fmt::format("snapshot '{}' of '{}' is not reverted", request.name, request.domain);
   Operation operation(host, std::move(domain.lock), request.domain,
                       fmt::format("revert '{}' to snapshot '{}'", request.domain, request.name), failure);
   operation.set_snapshot(request.name);

@@ -23,6 +23,7 @@ class Undefining {
   void remove_storage();
   // The points of all snapshots go from the images that stay.
   void remove_points(MetadataEdit& metadata);
+  std::vector<FileChange> remaining_files() const;
   std::vector<DiskTask> take_tasks() { return std::move(tasks_); }
 
  private:
@@ -72,9 +73,15 @@ void Undefining::remove_storage() {
       operation_.remove_image(disk.source);
     }
   }
-  if (const auto nvram = definition_.nvram_path()) {
-    operation_.add({FileChange{.path = *nvram, .contents = std::nullopt}});
+}
+
+// After the definition: whoever has that may refuse.
+std::vector<FileChange> Undefining::remaining_files() const {
+  std::vector<FileChange> changes;
+  if (const auto nvram = definition_.nvram_path(); nvram && request_.storage) {
+    changes.push_back({.path = *nvram, .contents = std::nullopt});
   }
+  return changes;
 }
 
 void Undefining::remove_points(MetadataEdit& metadata) {
@@ -107,6 +114,7 @@ void Undefining::remove_points(MetadataEdit& metadata) {
 
 Result<Operation> plan_undefine_domain(Host& host, const UndefineDomainRequest& request) {
   TRY(host.check_writable());
+  if (request.snapshots || request.storage) TRY(host.check_images_are_here());
   LockedDomain domain = TRY(host.open_domain(request.domain, DomainLock::Mode::kExclusive));
   const std::string failure = fmt::format("domain '{}' is not undefined", request.domain);
   Operation operation(host, std::move(domain.lock), request.domain, fmt::format("undefine '{}'", request.domain),
@@ -146,7 +154,13 @@ Result<Operation> plan_undefine_domain(Host& host, const UndefineDomainRequest& 
     for (const std::string& name : names) changes.push_back(host.metadata().removing(request.domain, name));
   }
   changes.push_back(host.definitions().removing(request.domain));
+  for (FileChange& change : undefining.remaining_files()) changes.push_back(std::move(change));
   operation.add(std::move(changes));
+  operation.expect_definition(domain.definition);
+  operation.expect([&host, name = request.domain]() -> Result<void> {
+    if (TRY(host.state(name)) == DomainState::kShutOff) return {};
+    return make_error(ErrorKind::kInUse, fmt::format("somebody has started '{}' meanwhile", name));
+  });
   operation.remove_directory(Layout::snapshots_directory(request.domain));
   return operation;
 }

@@ -239,10 +239,13 @@ Result<std::vector<Error>> Journal::apply_changes(const JournalRecord& record) {
   std::vector<Error> refused;
   for (const FileChange& change : record.changes) {
     step(fmt::format("{} {}", change.contents ? "write" : "remove", change.path));
+    // What somebody may still need is not removed.
+    if (!refused.empty() && !change.contents && writer_->writes_file(change.path)) continue;
     auto written = writer_->write(change);
     if (!written && written.error().kind != ErrorKind::kRefused) return std::move(written).error();
     if (!written) refused.push_back(std::move(written).error());
   }
+  if (!refused.empty()) return refused;
   for (const std::string& path : record.removed_images) {
     step(fmt::format("remove the image {}", path));
     TRY(remove_image(path));

@@ -53,7 +53,8 @@ class Journal {
   // Durable when it returns. Replaces the domain's record, if there is one, in one step.
   Result<void> write(const JournalRecord& record);
   // Carries out the record's file changes and removals, in order. Can be repeated. Images that it removes must not be
-  // open here. Gives what was refused by whoever has the documents (DocumentWriter); the rest was done.
+  // open here. Gives what was refused by whoever has the documents (DocumentWriter); the rest was done,
+  // but for removals of files, images and directories after that.
   Result<std::vector<Error>> apply_changes(const JournalRecord& record);
   Result<void> clear(const std::string& domain);
 

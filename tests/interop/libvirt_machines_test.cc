@@ -237,5 +237,25 @@ TEST_F(LibvirtMachinesTest, WhoMayNotOpenTheImagesHasLibvirtdDoIt) {
   expect_points({});
 }
 
+// libvirt would point the disk at the base, and the next write there would make rubbish of the overlay.
+TEST_F(LibvirtMachinesTest, ASnapshotBelowAnOverlayIsNotRevertedTo) {
+  virsh({"start", "vm"});
+  varve_ok({"snapshot", "create", "vm", "inside"});
+  varve_ok({"snapshot", "create", "vm", "outside", "--disk-only"});
+  const test::ProcessResult running = varve({"snapshot", "revert", "vm", "inside", "--no-safety"});
+  EXPECT_EQ(running.exit_code, 3);
+  EXPECT_THAT(running.err, HasSubstr("is /var/lib/libvirt/images/vm.outside today"));
+  virsh({"destroy", "vm"});
+  EXPECT_EQ(varve({"snapshot", "revert", "vm", "inside"}).exit_code, 3);
+}
+
+TEST_F(LibvirtMachinesTest, TwoDisksDoNotGetOneOverlay) {
+  varve_ok({"vm", "create", "twins", "--type", "qemu", "--disk", "16M,path=/var/lib/libvirt/images/twin.qcow2",
+            "--disk", "16M,path=/var/lib/libvirt/images/twin.img"});
+  const test::ProcessResult refused = varve({"snapshot", "create", "twins", "x", "--mode", "external"});
+  EXPECT_EQ(refused.exit_code, 3);
+  EXPECT_THAT(refused.err, HasSubstr("the same file"));
+}
+
 }  // namespace
 }  // namespace varve

@@ -93,6 +93,16 @@ TEST_F(RecoverCommandTest, WhatIsNowhereIsNotFound) {
   EXPECT_EQ(no_host.exit_code, 4);
 }
 
+// Another machine of that name has its own images, which hold nothing of it.
+TEST_F(RecoverCommandTest, SnapshotsOfAnotherMachineAreNotPutBack) {
+  new_.make_domain("vm");
+  const test::ProcessResult result = new_.varve({"vm", "recover", "vm", "--from", "dir:" + old_.root()});
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_THAT(result.out, HasSubstr("nothing was lost"));
+  EXPECT_THAT(result.err, HasSubstr("'first' is not put back"));
+  EXPECT_THAT(new_.varve_json({"snapshot", "list", "vm"}), IsEmpty());
+}
+
 class RecoverOnLibvirtTest : public test::LibvirtDomain {
  protected:
   void SetUp() override {
