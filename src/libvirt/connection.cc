@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <string_view>
 
@@ -44,6 +45,22 @@ ErrorKind kind_of(int code) {
   }
 }
 
+// What may be otherwise when it is asked again: somebody else was at it, or the machine had no room. (A connection that
+// was lost is often called an internal error, and so is much of what a document is refused for.)
+bool is_passing(const virError& error) {
+  switch (error.code) {
+    case VIR_ERR_OPERATION_TIMEOUT:
+    case VIR_ERR_RESOURCE_BUSY:
+    case VIR_ERR_NO_MEMORY:
+    case VIR_ERR_RPC:
+      return true;
+    case VIR_ERR_SYSTEM_ERROR:
+      return error.int1 != ENOENT && error.int1 != EACCES && error.int1 != EPERM && error.int1 != EINVAL;
+    default:
+      return false;
+  }
+}
+
 // libvirt prints what goes wrong unless somebody else takes it.
 void keep_quiet(void* /*unused*/, virErrorPtr /*error*/) {}
 
@@ -65,13 +82,9 @@ Error Connection::last_error(const std::string& what) const {
 }
 
 Error Connection::refusal(const std::string& what) const {
-  // What a document is refused for is often called an internal error. So is a lost connection, which is not alive.
   const virErrorPtr said = library_.virGetLastError();
-  const bool is_internal = said != nullptr && said->code == VIR_ERR_INTERNAL_ERROR;
+  const bool is_final = said != nullptr && !is_passing(*said);
   Error error = last_error(what);
-  const bool is_final = error.kind == ErrorKind::kRefused || error.kind == ErrorKind::kUnsupported ||
-                        error.kind == ErrorKind::kAlreadyExists || error.kind == ErrorKind::kPermission ||
-                        error.kind == ErrorKind::kNotFound || is_internal;
   if (is_final && library_.virConnectIsAlive(handle()) == 1) {
     error.kind = ErrorKind::kRefused;
   } else if (error.kind == ErrorKind::kRefused) {
