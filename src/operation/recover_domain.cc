@@ -45,7 +45,7 @@ class Recovering {
 // Every snapshot holds the definition of its time.
 Result<DomainDocument> Recovering::newest_recorded() const {
   MetadataStore::Listing listing = TRY(source_.metadata.list(request_.domain));
-  std::ranges::stable_sort(listing.snapshots, std::greater<>(), &SnapshotSummary::creation_time);
+  std::ranges::sort(listing.snapshots, std::greater<>(), &SnapshotSummary::creation_time);
   for (const SnapshotSummary& summary : listing.snapshots) {
     const SnapshotDocument snapshot = TRY(source_.metadata.load(request_.domain, summary.name));
     auto definition = TRY(snapshot.inactive_domain());
