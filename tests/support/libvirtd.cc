@@ -103,7 +103,8 @@ ProcessResult Libvirtd::run_there(std::vector<std::string> command) const {
 
 bool Libvirtd::enter() const {
   const UniqueFd space(::open(fmt::format("/proc/{}/ns/mnt", process_->pid()).c_str(), O_RDONLY | O_CLOEXEC));
-  return space && ::setns(space.get(), CLONE_NEWNS) == 0;
+  // A sanitizer may have a thread of its own, which shares the working directory; it stays where it is.
+  return space && ::unshare(CLONE_FS) == 0 && ::setns(space.get(), CLONE_NEWNS) == 0;
 }
 
 ProcessResult Libvirtd::virsh(const std::vector<std::string>& arguments) const {
