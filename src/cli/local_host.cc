@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
@@ -50,6 +51,8 @@ std::string user_directory(const char* name, const char* below_home) {
 
 #ifdef VARVE_WITH_LIBVIRT
 Result<std::unique_ptr<Host>> open_libvirt_host(const HostChoice& choice, HostEvents events) {
+  // The way there may be a program (ssh). That it has ended is an error to be told, and not our end.
+  std::signal(SIGPIPE, SIG_IGN);
   return libvirt::open_host(choice.uri,
                             {.configuration = user_directory("XDG_CONFIG_HOME", "/.config"),
                              .data = user_directory("XDG_DATA_HOME", "/.local/share"),

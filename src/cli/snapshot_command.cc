@@ -103,15 +103,14 @@ Result<ExitCode> show_snapshot(Context& context, const std::string& domain, cons
     context.output.print(document.to_xml());
     return ExitCode::kDone;
   }
-  const SnapshotTree tree(TRY(host->metadata().list(domain)).snapshots);
+  const auto [children, descendants] = TRY(host->metadata().offspring(domain, name));
   const SnapshotSummary summary = document.summary();
   if (context.options.json) {
     json result = summary_json(summary);
     result["domain"] = domain;
     result["location"] = location_of(summary);
-    result["children"] = json::array();
-    for (const SnapshotSummary* child : tree.children(name)) result["children"].push_back(child->name);
-    result["descendants"] = tree.descendants(name).size();
+    result["children"] = children;
+    result["descendants"] = descendants;
     result["disks"] = json::array();
     for (const SnapshotDisk& disk : document.disks()) {
       result["disks"].push_back({{"target", disk.name}, {"mode", name_of(disk.mode)}});
@@ -131,8 +130,8 @@ Result<ExitCode> show_snapshot(Context& context, const std::string& domain, cons
   line("Location:", location_of(summary));
   line("Creation Time:", local_time(summary.creation_time));
   line("Parent:", summary.parent.empty() ? "-" : summary.parent);
-  line("Children:", std::to_string(tree.children(name).size()));
-  line("Descendants:", std::to_string(tree.descendants(name).size()));
+  line("Children:", std::to_string(children.size()));
+  line("Descendants:", std::to_string(descendants));
   std::string disks;
   for (const SnapshotDisk& disk : document.disks()) {
     disks += fmt::format("{}{}={}", disks.empty() ? "" : ", ", disk.name, name_of(disk.mode));

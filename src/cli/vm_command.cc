@@ -33,19 +33,18 @@ Result<ExitCode> list_domains(Context& context) {
   json result = json::array();
   TextTable table({"Name", "State", "Disks", "Snapshots", "Current"});
   for (const DomainDocument& domain : listing.domains) {
-    const MetadataStore::Listing metadata = TRY(host->metadata().list(domain.name()));
-    const size_t count = metadata.snapshots.size();
-    const SnapshotTree tree(metadata.snapshots);
-    const SnapshotSummary* current = tree.current();
-    const DomainState state = TRY(host->state(domain.name()));
-    table.add({domain.name(), name_of(state), std::to_string(domain.disks().size()), std::to_string(count),
-               current == nullptr ? "-" : current->name});
+    const auto state = host->state(domain.name());
+    if (!state && state.error().kind == ErrorKind::kNotFound) continue;  // gone since the list was made
+    if (!state) return state.error();
+    const auto [count, current] = TRY(host->metadata().overview(domain.name()));
+    table.add({domain.name(), name_of(*state), std::to_string(domain.disks().size()), std::to_string(count),
+               current.empty() ? "-" : current});
     result.push_back({{"name", domain.name()},
                       {"uuid", domain.uuid()},
-                      {"state", state_json(state)},
+                      {"state", state_json(*state)},
                       {"disks", domain.disks().size()},
                       {"snapshots", count},
-                      {"current", current == nullptr ? json() : json(current->name)}});
+                      {"current", current.empty() ? json() : json(current)}});
   }
   for (const Error& problem : listing.problems) context.output.error(problem);
   if (context.options.json) {
@@ -75,8 +74,7 @@ Result<ExitCode> show_domain(Context& context, const std::string& name, bool xml
     context.output.print(definition.to_xml());
     return ExitCode::kDone;
   }
-  const SnapshotTree tree(TRY(host->metadata().list(name)).snapshots);
-  const SnapshotSummary* current = tree.current();
+  const auto [count, current] = TRY(host->metadata().overview(name));
   const DomainState state = TRY(host->state(name));
   const auto memory = definition.memory_bytes();
   if (context.options.json) {
@@ -94,8 +92,8 @@ Result<ExitCode> show_domain(Context& context, const std::string& name, bool xml
                    {"disks", disks},
                    {"nvram", definition.nvram_path() ? json(*definition.nvram_path()) : json()},
                    {"definition", host->layout().shown(Layout::definition(name))},
-                   {"snapshots", tree.size()},
-                   {"current", current == nullptr ? json() : json(current->name)}};
+                   {"snapshots", count},
+                   {"current", current.empty() ? json() : json(current)}};
     if (xml) result["xml"] = definition.to_xml();
     print_json(context, result);
     return ExitCode::kDone;
@@ -114,8 +112,8 @@ Result<ExitCode> show_domain(Context& context, const std::string& name, bool xml
         disk.in_snapshots_by_default() ? "" : ", not part of snapshots");
   }
   text += fmt::format("{:<13} {}\n", "Definition:", host->layout().shown(Layout::definition(name)));
-  text += fmt::format("{:<13} {}{}\n", "Snapshots:", tree.size(),
-                      current == nullptr ? "" : fmt::format(", current: {}", current->name));
+  text +=
+      fmt::format("{:<13} {}{}\n", "Snapshots:", count, current.empty() ? "" : fmt::format(", current: {}", current));
   context.output.print(text);
   return ExitCode::kDone;
 }

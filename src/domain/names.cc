@@ -1,6 +1,9 @@
 #include "domain/names.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
 
 #include "domain/xml.h"
 
@@ -57,6 +60,16 @@ Result<void> check_snapshot_name(std::string_view name) {
 bool is_file_name(std::string_view name) {
   return !name.empty() && name != "." && name != ".." && name.find('/') == std::string_view::npos &&
          name.find('\0') == std::string_view::npos && name.size() + 4 <= 255;
+}
+
+std::string there_are(const std::vector<std::string>& names) {
+  if (names.empty()) return "there are none";
+  constexpr size_t kMost = 10;
+  const size_t shown = std::min(names.size(), kMost);
+  std::string text =
+      fmt::format("there are: {}", fmt::join(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(shown), ", "));
+  if (names.size() > shown) text += fmt::format(" and {} more", names.size() - shown);
+  return text;
 }
 
 }  // namespace varve

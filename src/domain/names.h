@@ -2,7 +2,9 @@
 // is refused; everything else (spaces, umlauts, "a--b") is a name.
 #pragma once
 
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 
@@ -20,5 +22,8 @@ Result<void> check_snapshot_name(std::string_view name);
 // For a name that others gave: whether NAME.xml is one file in the directory where it should be. libvirt lets in what
 // check_*_name does not (tabs, newlines, leading dots of domains), and such a thing must still be found and deleted.
 bool is_file_name(std::string_view name);
+
+// For whoever asked for one that is not there: "there are: a, b, c and 7 more"; "there are none".
+std::string there_are(const std::vector<std::string>& names);
 
 }  // namespace varve

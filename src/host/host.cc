@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "domain/names.h"
+#include "host/image_needs.h"
 
 namespace varve {
 
@@ -51,13 +52,38 @@ void Host::recover_all() {
     if (!lock) {
       tell(lock.error());
     } else if (*lock) {
-      if (const auto recovered = recover(domain); !recovered) tell(recovered.error());
+      if (const auto recovered = recover(domain); !recovered) {
+        tell(recovered.error());
+        told_.insert(domain);
+      }
     }
   }
 }
 
+Result<bool> Host::is_another_domain(const JournalRecord& record) const {
+  if (record.domain_uuid.empty() || (record.images.empty() && record.changes.empty())) return false;
+  const auto present = definitions().load(record.domain);
+  if (!present && present.error().kind != ErrorKind::kNotFound) return present.error();
+  return present && !present->uuid().empty() && present->uuid() != record.domain_uuid;
+}
+
+std::vector<SparedImage> Host::spared_images(const JournalRecord& record) const {
+  std::vector<SparedImage> spared;
+  if (record.removed_images.empty()) return spared;
+  const auto needs = images_needed(*this, record.removes_definition() ? record.domain : "");
+  for (const std::string& path : record.removed_images) {
+    if (!needs) {
+      spared.push_back({.path = path, .reason = needs.error().message});
+    } else if (const auto resolved = layout_.resolve(path); resolved && needs->contains(*resolved)) {
+      spared.push_back({.path = path, .reason = fmt::format("domain '{}' needs it now", needs->at(*resolved).domain)});
+    }
+  }
+  return spared;
+}
+
 Result<void> Host::recover(const std::string& domain) {
-  if (!TRY(journal_.read(domain))) {
+  const auto record = TRY(journal_.read(domain));
+  if (!record) {
     TRY(journal_.recover(domain));  // a torn temporary record may be there
     return {};
   }
@@ -65,7 +91,8 @@ Result<void> Host::recover(const std::string& domain) {
     return std::move(writable).error().context(
         fmt::format("an interrupted command on '{}' can't be finished now", domain));
   }
-  const Recovery recovery = TRY(journal_.recover(domain));
+  const Recovery recovery = TRY(is_another_domain(*record)) ? TRY(journal_.abandon(*record))
+                                                            : TRY(journal_.recover(domain, spared_images(*record)));
   if (recovery.outcome != Recovery::Outcome::kNothingToDo && events_.recovered) events_.recovered(recovery);
   return {};
 }
@@ -83,12 +110,17 @@ Result<DomainLock> Host::lock(const std::string& domain, DomainLock::Mode mode) 
       TRY(recover(domain));
       return lock;
     }
+    // Who only looks goes on where it can't be finished, and has been told.
+    if (told_.contains(domain)) return lock;
     {
       const DomainLock released = std::move(lock);
     }
     const DomainLock exclusive =
         TRY(DomainLock::acquire(layout_, domain, DomainLock::Mode::kExclusive, events_.command, waiting));
-    TRY(recover(domain));
+    if (const auto recovered = recover(domain); !recovered) {
+      if (events_.not_recovered) events_.not_recovered(recovered.error());
+      told_.insert(domain);
+    }
   }
 }
 

@@ -1,11 +1,13 @@
 // Where domains live: a directory tree in libvirt's layout (directory_host.h), or what a libvirtd has. Gives access to
-// what is in it, under the locks that belong to it; a domain that is locked through a host has no unfinished operation.
+// what is in it, under the locks that belong to it; a domain that is locked exclusively through a host has no
+// unfinished operation.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "base/result.h"
@@ -54,6 +56,8 @@ class Host {
   const Journal& journal() const { return journal_; }
 
   // Waits for the domain's lock, and finishes an interrupted operation on it first. The domain need not be defined.
+  // An operation that can't be finished now fails who wants to change something, and is told (not_recovered) to who
+  // only looks.
   Result<DomainLock> lock(const std::string& domain, DomainLock::Mode mode);
 
   // The same for a domain that has to be defined. kNotFound leaves no trace.
@@ -87,17 +91,22 @@ class Host {
   Host(Layout layout, HostEvents events, Stores stores);
 
   // Finishes what interrupted commands left, where no running command has it; what can't be finished is told through
-  // the events, and fails whoever then locks that domain.
+  // the events.
   void recover_all();
 
  private:
   // With the exclusive lock held.
   Result<void> recover(const std::string& domain);
+  // The images that a record would remove although a domain needs them: it was defined after the interruption.
+  std::vector<SparedImage> spared_images(const JournalRecord& record) const;
+  // Whether a domain was made in the place of the one that the record is for.
+  Result<bool> is_another_domain(const JournalRecord& record) const;
 
   Layout layout_;
   HostEvents events_;
   Stores stores_;
   Journal journal_;
+  std::set<std::string> told_;  // domains whose record could not be carried out, and whose user knows
 };
 
 }  // namespace varve

@@ -11,8 +11,8 @@ namespace varve::libvirt {
 
 namespace {
 
-ErrorKind kind_of(int code) {
-  switch (code) {
+ErrorKind kind_of(const virError& error) {
+  switch (error.code) {
     case VIR_ERR_NO_DOMAIN:
     case VIR_ERR_NO_DOMAIN_SNAPSHOT:
       return ErrorKind::kNotFound;
@@ -40,6 +40,8 @@ ErrorKind kind_of(int code) {
       return ErrorKind::kInUse;
     case VIR_ERR_OPERATION_ABORTED:
       return ErrorKind::kInterrupted;
+    case VIR_ERR_SYSTEM_ERROR:
+      return error.int1 == EACCES || error.int1 == EPERM ? ErrorKind::kPermission : ErrorKind::kIo;
     default:
       return ErrorKind::kIo;
   }
@@ -61,6 +63,9 @@ bool is_passing(const virError& error) {
   }
 }
 
+constexpr const char* kWhoMay =
+    "members of the group `libvirt` may change it, or whoever polkit lets (org.libvirt.unix.manage); root always may";
+
 // libvirt prints what goes wrong unless somebody else takes it.
 void keep_quiet(void* /*unused*/, virErrorPtr /*error*/) {}
 
@@ -74,9 +79,8 @@ Connection::~Connection() = default;
 Error Connection::last_error(const std::string& what) const {
   const virErrorPtr said = library_.virGetLastError();
   if (said == nullptr) return make_error(ErrorKind::kIo, what);
-  Error error =
-      make_error(kind_of(said->code),
-                 fmt::format("{}: {}", what, said->message == nullptr ? "no reason was given" : said->message));
+  Error error = make_error(
+      kind_of(*said), fmt::format("{}: {}", what, said->message == nullptr ? "no reason was given" : said->message));
   library_.virResetLastError();
   return error;
 }
@@ -97,7 +101,9 @@ Result<std::unique_ptr<Connection>> Connection::open(const std::string& uri) {
   const Library library = TRY(load_library());
   if (library.virInitialize() < 0) return make_error(ErrorKind::kIo, "libvirt's library could not be set up");
   library.virSetErrorFunc(nullptr, keep_quiet);
-  Handle reader(library.virConnectOpenReadOnly(uri.c_str()), library.virConnectClose);
+  // Asks for a name and a password where the way there wants them; virConnectOpenReadOnly can't.
+  Handle reader(library.virConnectOpenAuth(uri.c_str(), *library.default_authentication, VIR_CONNECT_RO),
+                library.virConnectClose);
   const bool is_open = reader != nullptr;
   std::unique_ptr<Connection> connection(new Connection(uri, library, std::move(reader)));
   if (is_open) return connection;
@@ -106,6 +112,8 @@ Result<std::unique_ptr<Connection>> Connection::open(const std::string& uri) {
     error.notes.emplace_back(
         "is libvirtd running? `systemctl status libvirtd` says; its domains can be looked at without it, too: -c "
         "dir:/");
+  } else if (error.kind == ErrorKind::kPermission) {
+    error.notes.emplace_back(kWhoMay);
   }
   return error;
 }
@@ -119,10 +127,7 @@ Result<void> Connection::allow_changes() {
     return {};
   }
   Error error = last_error(fmt::format("{} can be looked at, but not changed", uri_));
-  if (error.kind == ErrorKind::kIo) error.kind = ErrorKind::kPermission;
-  error.notes.emplace_back(
-      "members of the group `libvirt` may change it, or whoever polkit lets (org.libvirt.unix.manage); root always "
-      "may");
+  if (error.kind == ErrorKind::kPermission) error.notes.emplace_back(kWhoMay);
   return error;
 }
 
@@ -187,6 +192,18 @@ Result<std::vector<SnapshotHandle>> Connection::snapshots(const DomainHandle& do
   virDomainSnapshotPtr* list = nullptr;
   const int count = library_.virDomainListAllSnapshots(domain.get(), &list, 0);
   if (count < 0) return last_error(fmt::format("the snapshots of '{}' can't be listed", name));
+  return owned(list, count);
+}
+
+Result<std::vector<SnapshotHandle>> Connection::children(const SnapshotHandle& snapshot) const {
+  const std::string name = library_.virDomainSnapshotGetName(snapshot.get());
+  virDomainSnapshotPtr* list = nullptr;
+  const int count = library_.virDomainSnapshotListAllChildren(snapshot.get(), &list, 0);
+  if (count < 0) return last_error(fmt::format("the children of snapshot '{}' can't be listed", name));
+  return owned(list, count);
+}
+
+std::vector<SnapshotHandle> Connection::owned(virDomainSnapshotPtr* list, int count) const {
   std::vector<SnapshotHandle> snapshots;
   for (int i = 0; i < count; ++i) snapshots.emplace_back(list[i], library_.virDomainSnapshotFree);
   std::free(static_cast<void*>(list));  // NOLINT(cppcoreguidelines-no-malloc): libvirt's rule

@@ -44,7 +44,9 @@ class Connection {
   Result<std::string> definition_of(const DomainHandle& domain) const;
   Result<std::string> present_definition_of(const DomainHandle& domain) const;
 
+  // Sorted by name.
   Result<std::vector<SnapshotHandle>> snapshots(const DomainHandle& domain) const;
+  Result<std::vector<SnapshotHandle>> children(const SnapshotHandle& snapshot) const;
   // kNotFound.
   Result<SnapshotHandle> snapshot(const DomainHandle& domain, const std::string& name) const;
   // Empty: none is current.
@@ -64,6 +66,7 @@ class Connection {
   using Handle = std::unique_ptr<virConnect, decltype(&::virConnectClose)>;
   Connection(std::string uri, Library library, Handle reader);
   std::string taken(char* text) const;
+  std::vector<SnapshotHandle> owned(virDomainSnapshotPtr* list, int count) const;
   Result<std::string> definition_with(const DomainHandle& domain, unsigned flags) const;
 
   std::string uri_;

@@ -16,7 +16,6 @@ namespace varve::libvirt {
   X(virGetLastError)                  \
   X(virResetLastError)                \
   X(virConnectOpenAuth)               \
-  X(virConnectOpenReadOnly)           \
   X(virConnectClose)                  \
   X(virConnectIsAlive)                \
   X(virConnectGetURI)                 \
@@ -40,6 +39,8 @@ namespace varve::libvirt {
   X(virTypedParamsFree)               \
   X(virDomainSnapshotNum)             \
   X(virDomainListAllSnapshots)        \
+  X(virDomainSnapshotListAllChildren) \
+  X(virDomainSnapshotNumChildren)     \
   X(virDomainSnapshotLookupByName)    \
   X(virDomainSnapshotCurrent)         \
   X(virDomainSnapshotGetName)         \

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -82,6 +83,39 @@ class JobWatch {
   std::thread thread_;
 };
 
+enum class Thaw : uint8_t {
+  kAnswered,
+  kNoAgent,   // it is shut off, or no agent runs in it
+  kNoAnswer,  // not yet
+};
+
+bool has_agent(const DomainDocument& present) {
+  const xml::Element* devices = present.root().child("devices");
+  if (devices == nullptr) return false;
+  return std::ranges::any_of(devices->children("channel"), [](const xml::Element* channel) {
+    const xml::Element* target = channel->child("target");
+    return target != nullptr && target->attribute("name") == "org.qemu.guest_agent.0" &&
+           target->attribute("state") == "connected";
+  });
+}
+
+// Through a connection of its own: the one that the freeze was asked through may be broken.
+Thaw try_thaw(const std::string& uri, const std::string& name) {
+  const auto connection = Connection::open(uri);
+  if (!connection || !(*connection)->allow_changes()) return Thaw::kNoAnswer;
+  const Library& library = (*connection)->library();
+  const auto domain = (*connection)->domain(name);
+  if (!domain) return domain.error().kind == ErrorKind::kNotFound ? Thaw::kNoAgent : Thaw::kNoAnswer;
+  const auto text = (*connection)->present_definition_of(*domain);
+  if (!text) return Thaw::kNoAnswer;
+  const auto present = DomainDocument::parse(*text, name);
+  if (!present || !has_agent(*present)) return Thaw::kNoAgent;
+  library.virDomainAgentSetResponseTimeout(domain->get(), VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_DEFAULT, 0);
+  const bool answered = library.virDomainFSThaw(domain->get(), nullptr, 0, 0) >= 0;
+  library.virDomainAgentSetResponseTimeout(domain->get(), VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0);  // as it was
+  return answered ? Thaw::kAnswered : Thaw::kNoAnswer;
+}
+
 Error stopped() {
   return make_error(ErrorKind::kInterrupted, "it was stopped").with_note("nothing was changed");
 }
@@ -124,7 +158,7 @@ Result<void> LibvirtMachines::create_snapshot(const std::string& domain, const M
   job.finish();
   if (snapshot.quiesce) {
     if (error) {
-      error->notes.emplace_back("without --quiesce no guest agent is needed");
+      error->notes.emplace_back(make_sure_of_thaw(domain, snapshot.quiesce_seconds, watch));
     } else if (job.was_thawed()) {
       error =
           make_error(ErrorKind::kIo,
@@ -132,11 +166,31 @@ Result<void> LibvirtMachines::create_snapshot(const std::string& domain, const M
                                  "seconds: it is as after a power cut",
                                  snapshot.quiesce_seconds));
     }
-    library.virDomainAgentSetResponseTimeout(found.get(), VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0);  // the default
+    library.virDomainAgentSetResponseTimeout(found.get(), VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0);  // as it was
   }
   if (!error) return {};
   if (!made && job.was_cancelled()) return stopped();
   return std::move(*error);
+}
+
+// The agent does one thing after the other. It may have been told to freeze, and do so only after everybody has given
+// up; so nothing but its answer to a thaw says that the guest is not frozen.
+std::string LibvirtMachines::make_sure_of_thaw(const std::string& domain, int quiesce_seconds,
+                                               const Watch& watch) const {
+  constexpr std::chrono::seconds kPatience(60);
+  const auto deadline = std::chrono::steady_clock::now() + kPatience + std::chrono::seconds(quiesce_seconds);
+  while (std::chrono::steady_clock::now() < deadline && !(watch.cancelled && watch.cancelled())) {
+    switch (try_thaw(connection_.uri(), domain)) {
+      case Thaw::kAnswered:
+        return "the guest's file systems are not frozen; without --quiesce no guest agent is needed";
+      case Thaw::kNoAgent:
+        return "no guest agent runs in it; without --quiesce none is needed";
+      case Thaw::kNoAnswer:
+        std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    }
+  }
+  return fmt::format("the guest agent does not answer, and its file systems may be frozen: `virsh domfsthaw '{}'`",
+                     domain);
 }
 
 Result<void> LibvirtMachines::revert(const std::string& domain, const std::string& name, AfterRevert after,

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <future>
 #include <optional>
 #include <string_view>
 
@@ -11,19 +13,8 @@ namespace varve::libvirt {
 
 namespace {
 
-constexpr size_t kMaxListed = 10;
 constexpr std::string_view kSuffix = ".xml";
-
-std::string there_are(const std::vector<std::string>& names) {
-  if (names.empty()) return "there are none";
-  std::string out = "there are: ";
-  for (size_t i = 0; i < names.size() && i < kMaxListed; ++i) {
-    if (i > 0) out += ", ";
-    out += names[i];
-  }
-  if (names.size() > kMaxListed) out += fmt::format(" and {} more", names.size() - kMaxListed);
-  return out;
-}
+constexpr size_t kAskers = 4;  // threads
 
 Result<DomainDocument> definition_from(const Connection& connection, const DomainHandle& domain) {
   const std::string name = connection.library().virDomainGetName(domain.get());
@@ -132,15 +123,58 @@ Result<MetadataStore::Listing> Metadata::list(const std::string& domain) const {
   const auto found = TRY(find(connection_, domain));
   if (!found) return listing;
   const std::string current = TRY(connection_.current_snapshot(*found));
-  for (const SnapshotHandle& snapshot : TRY(connection_.snapshots(*found))) {
-    auto document = document_from(connection_, snapshot, current);
-    if (document) {
-      listing.snapshots.push_back(document->summary());
-    } else if (document.error().kind != ErrorKind::kNotFound) {
-      listing.problems.push_back(std::move(document).error());
+  const std::vector<SnapshotHandle> snapshots = TRY(connection_.snapshots(*found));
+  // Every document is a question of its own. Several are under way at once, so that the libvirtd makes one while
+  // another is taken apart here; libvirt's calls may come from any thread.
+  std::vector<std::optional<Result<SnapshotSummary>>> summaries(snapshots.size());
+  const auto ask = [&](size_t first) {
+    for (size_t i = first; i < snapshots.size(); i += kAskers) {
+      const auto document = document_from(connection_, snapshots[i], current);
+      summaries[i] =
+          document ? Result<SnapshotSummary>(document->summary()) : Result<SnapshotSummary>(document.error());
+    }
+  };
+  {
+    std::vector<std::future<void>> askers;
+    for (size_t i = 1; i < std::min(kAskers, snapshots.size()); ++i) {
+      askers.push_back(std::async(std::launch::async, ask, i));
+    }
+    ask(0);
+    for (std::future<void>& asker : askers) asker.get();
+  }
+  for (std::optional<Result<SnapshotSummary>>& summary : summaries) {
+    if (*summary) {
+      listing.snapshots.push_back(**std::move(summary));
+    } else if (summary->error().kind != ErrorKind::kNotFound) {
+      listing.problems.push_back(std::move(*summary).error());
     }
   }
   return listing;
+}
+
+Result<MetadataStore::Overview> Metadata::overview(const std::string& domain) const {
+  Overview overview;
+  const auto found = TRY(find(connection_, domain));
+  if (!found) return overview;
+  const int count = connection_.library().virDomainSnapshotNum(found->get(), 0);
+  if (count < 0) return connection_.last_error(fmt::format("the snapshots of '{}' can't be counted", domain));
+  overview.count = static_cast<size_t>(count);
+  overview.current = TRY(connection_.current_snapshot(*found));
+  return overview;
+}
+
+Result<MetadataStore::Offspring> Metadata::offspring(const std::string& domain, const std::string& name) const {
+  const DomainHandle found = TRY(connection_.domain(domain));
+  const SnapshotHandle snapshot = TRY(connection_.snapshot(found, name));
+  Offspring offspring;
+  for (const SnapshotHandle& child : TRY(connection_.children(snapshot))) {
+    offspring.children.emplace_back(connection_.library().virDomainSnapshotGetName(child.get()));
+  }
+  const int count =
+      connection_.library().virDomainSnapshotNumChildren(snapshot.get(), VIR_DOMAIN_SNAPSHOT_LIST_DESCENDANTS);
+  if (count < 0) return connection_.last_error(fmt::format("the descendants of '{}' can't be counted", name));
+  offspring.descendants = static_cast<size_t>(count);
+  return offspring;
 }
 
 Result<bool> Metadata::exists(const std::string& domain, const std::string& name) const {

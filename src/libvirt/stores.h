@@ -32,6 +32,8 @@ class Metadata final : public MetadataStore {
   Result<std::vector<std::string>> names(const std::string& domain) const override;
   Result<std::vector<std::string>> domains() const override;
   Result<Listing> list(const std::string& domain) const override;
+  Result<Overview> overview(const std::string& domain) const override;
+  Result<Offspring> offspring(const std::string& domain, const std::string& name) const override;
   Result<SnapshotDocument> load(const std::string& domain, const std::string& name) const override;
   Result<bool> exists(const std::string& domain, const std::string& name) const override;
 

@@ -62,6 +62,7 @@ Result<Operation> plan_create_domain(Host& host, const CreateDomainRequest& requ
   }
   TRY(std::move(preflight).finish());
   const DomainDocument definition = TRY(DomainDocument::create(spec));
+  operation.set_uuid(definition.uuid());
   for (NewImage& image : images) operation.add(std::move(image));
   operation.add({host.definitions().saving(definition)});
   return operation;

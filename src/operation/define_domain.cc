@@ -88,6 +88,7 @@ Result<Operation> plan_define_domain(Host& host, const std::string& text, const 
   if (definition.uuid().empty()) definition.set_uuid(new_uuid());
   check_definition(host, definition, preflight, operation.plan());
   TRY(std::move(preflight).finish());
+  operation.set_uuid(definition.uuid());
   operation.add({host.definitions().saving(definition)});
   return operation;
 }

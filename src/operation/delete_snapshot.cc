@@ -32,6 +32,7 @@ Result<Operation> plan_delete_snapshot(Host& host, const DeleteSnapshotRequest& 
   const std::string failure = fmt::format("snapshot '{}' of '{}' is not deleted", request.name, request.domain);
   Operation operation(host, std::move(domain.lock), request.domain,
                       fmt::format("delete snapshot '{}' of '{}'", request.name, request.domain), failure);
+  operation.set_uuid(domain.definition.uuid());
   operation.set_snapshot(request.name);
   operation.set_command(
       fmt::format("snapshot delete '{}' '{}'{}", request.domain, request.name, request.children ? " --children" : ""));

@@ -53,6 +53,7 @@ Result<Operation> plan_edit_snapshot(Host& host, const EditSnapshotRequest& requ
   const std::string failure = fmt::format("snapshot '{}' of '{}' is not changed", request.name, request.domain);
   Operation operation(host, std::move(domain.lock), request.domain,
                       fmt::format("edit snapshot '{}' of '{}'", request.name, request.domain), failure);
+  operation.set_uuid(domain.definition.uuid());
   operation.set_snapshot(renames ? *request.new_name : request.name);
   operation.set_command(fmt::format("snapshot edit '{}' '{}'", request.domain, request.name));
 

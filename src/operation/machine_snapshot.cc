@@ -174,6 +174,15 @@ SnapshotMemory MachineSnapshotPlanner::choose_memory(const CreateSnapshotRequest
 }
 
 void MachineSnapshotPlanner::check_together(const SnapshotMemory& memory, const std::vector<SnapshotDisk>& disks) {
+  const auto first_with = [&](SnapshotMode mode) { return std::ranges::find(disks, mode, &SnapshotDisk::mode); };
+  const auto internal = first_with(SnapshotMode::kInternal);
+  const auto external = first_with(SnapshotMode::kExternal);
+  if (!is_active_ && internal != disks.end() && external != disks.end()) {
+    refuse(fmt::format("disk {} would be kept as 'internal' and disk {} as 'external', and libvirt mixes them not",
+                       internal->name, external->name),
+           fmt::format("`--mode external` keeps all of them below overlays, `--disk {}=no` leaves one out",
+                       external->name));
+  }
   for (const SnapshotDisk& disk : disks) {
     const bool differs = (disk.mode == SnapshotMode::kInternal && memory.mode == SnapshotMode::kExternal) ||
                          (disk.mode == SnapshotMode::kExternal && memory.mode == SnapshotMode::kInternal);
@@ -372,7 +381,9 @@ Result<RevertSnapshot> plan_machine_revert(Host& host, LockedDomain domain, cons
   if (!request.disks.empty()) {
     preflight.refuse(make_error(ErrorKind::kRefused,
                                 fmt::format("it is {}, and libvirtd takes back all disks or none", name_of(state)))
-                         .with_note(fmt::format("shut it down first: `virsh shutdown '{}'`", request.domain)));
+                         .with_note(state == DomainState::kShutOff
+                                        ? "somebody who may open its images can: `sudo varve …`"
+                                        : fmt::format("shut it down first: `virsh shutdown '{}'`", request.domain)));
   }
   if (is_external(snapshot.summary())) {
     check_version_for(

@@ -62,6 +62,7 @@ void Operation::delegate(std::string step, std::function<Result<void>(const Watc
 }
 
 void Operation::expect_definition(const DomainDocument& definition) {
+  set_uuid(definition.uuid());
   expect([host = &host_, domain = record_.domain, text = definition.to_xml()]() -> Result<void> {
     if (TRY(host->definitions().load(domain)).to_xml() == text) return {};
     return make_error(ErrorKind::kInUse,
@@ -203,6 +204,7 @@ Result<void> Operation::make_images() {
   JournalRecord undo;
   undo.purpose = RecordPurpose::kUndo;
   undo.domain = record_.domain;
+  undo.domain_uuid = record_.domain_uuid;
   undo.operation = record_.operation;
   const auto work = [&]() -> Result<void> {
     for (const NewImage& image : new_images_) {

@@ -39,6 +39,8 @@ class Operation {
   // The name of the snapshot that it is about; empty where it is about none.
   const std::string& snapshot() const { return record_.snapshot; }
   void set_snapshot(std::string name) { record_.snapshot = std::move(name); }
+  // Whoever finishes this after an interruption leaves a domain of the same name alone that has another UUID.
+  void set_uuid(std::string uuid) { record_.domain_uuid = std::move(uuid); }
   // What the user would type to do the same again, without "varve": told after an interruption.
   void set_command(std::string command) { record_.operation = std::move(command); }
 

@@ -183,6 +183,7 @@ Result<RecoverDomain> plan_recover_domain(Host& host, const RecoverySource& sour
   Recovering recovering(host, source, request, operation.plan(), preflight);
 
   const DomainDocument definition = TRY(recovering.choose_definition());
+  operation.set_uuid(definition.uuid());
   recover.defines = !TRY(host.definitions().exists(request.domain));
   recovering.check_images(definition);
   if (recover.defines) {

@@ -212,6 +212,7 @@ Result<RepairDomain> plan_repair_domain(Host& host, const RepairDomainRequest& r
                                              fmt::format("repair '{}'", request.domain), failure),
                       .mended = {},
                       .remaining = {}};
+  result.operation.set_uuid(domain.definition.uuid());
   result.operation.set_command(fmt::format("verify '{}' --repair", request.domain));
   Preflight preflight(failure);
   Repairing repairing(host, request, domain.definition, metadata);

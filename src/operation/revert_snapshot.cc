@@ -6,10 +6,10 @@
 #include <algorithm>
 #include <map>
 
+#include "host/image_needs.h"
 #include "operation/disk_selection.h"
 #include "operation/machine_snapshot.h"
 #include "operation/metadata_edit.h"
-#include "operation/other_domains.h"
 
 namespace varve {
 
@@ -88,7 +88,7 @@ void Reverting::check_same_image(const SnapshotDiskUse& use) {
 
 // An overlay of another domain shows what its backing file holds: a revert would change that disk under it.
 void Reverting::check_other_domains() {
-  const auto others = images_of_other_domains(host_, request_.domain);
+  const auto others = images_needed(host_, request_.domain);
   if (!others) {
     plan_.notes.push_back(
         fmt::format("nobody knows whether other domains need these images: {}", others.error().message));

@@ -6,9 +6,9 @@
 #include <map>
 #include <set>
 
+#include "host/image_needs.h"
 #include "operation/disk_selection.h"
 #include "operation/metadata_edit.h"
-#include "operation/other_domains.h"
 
 namespace varve {
 
@@ -46,7 +46,7 @@ void Undefining::check_unused(const Disk& disk, const std::string& host_path) {
 }
 
 void Undefining::remove_storage() {
-  const auto others = preflight_.accept(images_of_other_domains(host_, request_.domain));
+  const auto others = preflight_.accept(images_needed(host_, request_.domain));
   if (!others) return;
   for (const Disk& disk : definition_.disks()) {
     if (disk.source.empty()) continue;

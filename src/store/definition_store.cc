@@ -59,9 +59,7 @@ Result<DomainDocument> DefinitionFiles::load(const std::string& name) const {
   Error error = make_error(ErrorKind::kNotFound, fmt::format("there is no domain '{}' in {}", name,
                                                              layout_.shown(Layout::definitions_directory())));
   error.path = layout_.shown(Layout::definition(name));
-  if (const auto others = xml_files_in(layout_, Layout::definitions_directory())) {
-    error.notes.push_back(there_are(*others));
-  }
+  if (const auto others = names()) error.notes.push_back(there_are(*others));
   return error;
 }
 

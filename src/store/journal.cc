@@ -246,6 +246,12 @@ Result<std::vector<Error>> Journal::apply_changes(const JournalRecord& record) {
     if (!written) refused.push_back(std::move(written).error());
   }
   if (!refused.empty()) return refused;
+  if (!record.removed_images.empty() && record.removes_definition()) {
+    JournalRecord rest = record;
+    rest.images.clear();
+    rest.changes.clear();
+    TRY(write(rest));
+  }
   for (const std::string& path : record.removed_images) {
     step(fmt::format("remove the image {}", path));
     TRY(remove_image(path));
@@ -264,8 +270,23 @@ Result<void> Journal::clear(const std::string& domain) {
   return {};
 }
 
-Result<Recovery> Journal::recover(const std::string& domain) {
-  const std::optional<JournalRecord> record = TRY(read(domain));
+Result<Recovery> Journal::abandon(const JournalRecord& record) {
+  TRY(clear(record.domain));
+  Recovery recovery;
+  recovery.outcome = Recovery::Outcome::kAbandoned;
+  recovery.domain = record.domain;
+  recovery.operation = record.operation;
+  recovery.message =
+      fmt::format("an interrupted `varve {}` is given up: '{}' is another domain by now, which is left alone",
+                  record.operation, record.domain);
+  for (const std::string& path : record.removed_images) {
+    if (layout_.resolve(path)) recovery.notes.push_back(fmt::format("the image {} was to be removed, and stays", path));
+  }
+  return recovery;
+}
+
+Result<Recovery> Journal::recover(const std::string& domain, const std::vector<SparedImage>& spared) {
+  std::optional<JournalRecord> record = TRY(read(domain));
   // A temporary file never counted.
   if (::unlink(temporary_path_of(domain).c_str()) != 0 && errno != ENOENT) {
     return system_error(errno, fmt::format("can't remove {}", temporary_path_of(domain)));
@@ -274,6 +295,10 @@ Result<Recovery> Journal::recover(const std::string& domain) {
   if (!record) return Recovery{};
 
   Recovery recovery;
+  for (const auto& [path, reason] : spared) {
+    if (std::erase(record->removed_images, path) == 0 || !layout_.resolve(path)) continue;
+    recovery.notes.push_back(fmt::format("the image {} stays: {}", path, reason));
+  }
   recovery.domain = domain;
   recovery.operation = record->operation;
   const auto failed = [&](Error error) {

@@ -30,6 +30,7 @@ struct Recovery {
     kFinished,     // everything that it meant to do is done
     kUndone,       // nothing of it is left
     kPartly,       // done but for the images in `unchanged`
+    kAbandoned,    // the domain of that name is another one by now: what was not yet done is left alone
   };
   Outcome outcome = Outcome::kNothingToDo;
   std::string domain;
@@ -37,6 +38,12 @@ struct Recovery {
   std::vector<std::string> unchanged;  // kPartly: the targets of disks that lack the change
   std::string message;                 // one line for the user
   std::vector<std::string> notes;
+};
+
+// An image that a record would remove, and why it is kept.
+struct SparedImage {
+  std::string path;  // a root path
+  std::string reason;
 };
 
 class Journal {
@@ -54,14 +61,18 @@ class Journal {
   Result<void> write(const JournalRecord& record);
   // Carries out the record's file changes and removals, in order. Can be repeated. Images that it removes must not be
   // open here. Gives what was refused by whoever has the documents (DocumentWriter); the rest was done,
-  // but for removals of files, images and directories after that.
+  // but for removals of files, images and directories after that. Before images go whose domain goes, the
+  // record is replaced by one of the removals alone: who finds a domain of that name then knows that it is a new one.
   Result<std::vector<Error>> apply_changes(const JournalRecord& record);
   Result<void> clear(const std::string& domain);
 
   // Finishes what an interrupted operation on `domain` left, or undoes it where its prepared images were overwritten
   // meanwhile, and clears the record. kInUse when somebody has one of the images open: the record stays. Can be
-  // interrupted anywhere and repeated.
-  Result<Recovery> recover(const std::string& domain);
+  // interrupted anywhere and repeated. Images in `spared` (root paths) are not removed.
+  Result<Recovery> recover(const std::string& domain, const std::vector<SparedImage>& spared = {});
+
+  // Clears the record without carrying it out.
+  Result<Recovery> abandon(const JournalRecord& record);
 
   // Calls the hook. Operations name their own steps between write() and clear() with it.
   void step(std::string_view name) const {

@@ -3,16 +3,18 @@
 #include <fmt/format.h>
 #include <zlib.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/endian.h"
+#include "store/layout.h"
 
 namespace varve {
 
 namespace {
 
 constexpr char kMagic[8] = {'V', 'A', 'R', 'V', 'E', 'J', 'N', 'L'};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;      // 1 has no UUID
 constexpr size_t kPrologueSize = 24;  // magic, version, CRC-32 of the payload, length of the payload
 constexpr size_t kMaxPathBytes = 4096;
 constexpr size_t kMaxNameBytes = 255;
@@ -160,10 +162,17 @@ Error corrupt(const char* what, uint64_t offset) {
 
 }  // namespace
 
+bool JournalRecord::removes_definition() const {
+  const std::string path = Layout::definition(domain);
+  return std::ranges::any_of(changes,
+                             [&](const FileChange& change) { return change.path == path && !change.contents; });
+}
+
 std::vector<std::byte> serialize_record(const JournalRecord& record) {
   Writer payload;
   payload.u8(static_cast<uint8_t>(record.purpose));
   payload.string(record.domain);
+  payload.string(record.domain_uuid);
   payload.string(record.operation);
   payload.string(record.snapshot);
   payload.u32(static_cast<uint32_t>(record.images.size()));
@@ -190,9 +199,9 @@ Result<JournalRecord> parse_record(std::span<const std::byte> bytes) {
     return corrupt("is not a journal record", 0);
   }
   const auto version = load_be<uint32_t>(bytes.data() + 8);
-  if (version != kVersion) {
+  if (version == 0 || version > kVersion) {
     return make_error(ErrorKind::kUnsupported,
-                      fmt::format("is a journal record of version {}, this varve knows 1", version));
+                      fmt::format("is a journal record of version {}, this varve knows 1 and {}", version, kVersion));
   }
   const std::span<const std::byte> body = bytes.subspan(kPrologueSize);
   if (load_be<uint64_t>(bytes.data() + 16) != body.size()) return corrupt("is cut off or has trailing bytes", 16);
@@ -204,6 +213,7 @@ Result<JournalRecord> parse_record(std::span<const std::byte> bytes) {
   r.require(purpose == 1 || purpose == 2, "it is of no known purpose");
   record.purpose = static_cast<RecordPurpose>(purpose);
   record.domain = r.string(kMaxNameBytes, "the name of the domain is too long");
+  if (version >= 2) record.domain_uuid = r.string(kMaxNameBytes, "the UUID of the domain is too long");
   record.operation = r.string(kMaxPathBytes, "the name of the operation is too long");
   record.snapshot = r.string(kMaxPathBytes, "the name of the snapshot is too long");
   // Counts are believed only as far as there are bytes: a loop ends with the first read past the end.

@@ -48,12 +48,15 @@ enum class RecordPurpose : uint8_t {
 struct JournalRecord {
   RecordPurpose purpose = RecordPurpose::kFinish;
   std::string domain;
-  std::string operation;  // for people: "snapshot create centos7 before-upgrade"
-  std::string snapshot;   // its name where there is one, for messages
+  std::string domain_uuid;  // of the definition that it was planned for; empty: not known, or there was none
+  std::string operation;    // for people: "snapshot create centos7 before-upgrade"
+  std::string snapshot;     // its name where there is one, for messages
   std::vector<JournalImage> images;
   std::vector<FileChange> changes;               // in this order, after the images
   std::vector<std::string> removed_images;       // root paths of files that go, once nobody has them in use
   std::vector<std::string> removed_directories;  // root paths of directories that go if they are empty
+  // Whether the domain is to be gone.
+  bool removes_definition() const;
   bool operator==(const JournalRecord&) const = default;
 };
 

@@ -18,6 +18,7 @@ qcow2::HeaderSector sector_with(uint8_t fill) {
 JournalRecord example() {
   JournalRecord record;
   record.domain = "Büro PC";
+  record.domain_uuid = "8c3d1f9e-4a52-4a43-9e57-1c5ed2b5bd0a";
   record.operation = "snapshot create 'Büro PC' vorher";
   record.snapshot = "vorher";
   for (const char* target : {"vda", "vdb"}) {
@@ -99,11 +100,24 @@ TEST(JournalRecordTest, EveryForgedByteIsRefusedOrHarmless) {
 
 TEST(JournalRecordTest, ALaterVersionIsUnsupportedAndSaysSo) {
   std::vector<std::byte> bytes = serialize_record(example());
-  store_be<uint32_t>(bytes.data() + 8, 2);
+  store_be<uint32_t>(bytes.data() + 8, 3);
   const auto parsed = parse_record(bytes);
   ASSERT_FALSE(parsed);
   EXPECT_EQ(parsed.error().kind, ErrorKind::kUnsupported);
-  EXPECT_THAT(parsed.error().message, testing::HasSubstr("version 2"));
+  EXPECT_THAT(parsed.error().message, testing::HasSubstr("version 3"));
+}
+
+TEST(JournalRecordTest, TheFirstVersionIsReadAndHasNoUuid) {
+  JournalRecord record = example();
+  record.domain_uuid.clear();
+  std::vector<std::byte> bytes = serialize_record(record);
+  const size_t uuid = 24 + 1 + 8 + record.domain.size();
+  bytes.erase(bytes.begin() + static_cast<std::ptrdiff_t>(uuid), bytes.begin() + static_cast<std::ptrdiff_t>(uuid + 8));
+  store_be<uint32_t>(bytes.data() + 8, 1);
+  store_be<uint64_t>(bytes.data() + 16, bytes.size() - 24);
+  const auto parsed = parse_record(with_byte(bytes, 24, 1));
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(*parsed, record);
 }
 
 TEST(JournalRecordTest, RelativePathsAreRefused) {

@@ -91,10 +91,21 @@ Result<SnapshotDocument> MetadataFiles::load(const std::string& domain, const st
   if (path.error().kind != ErrorKind::kNotFound) return path.error();
   Error error = make_error(ErrorKind::kNotFound, fmt::format("'{}' has no snapshot '{}'", domain, name));
   error.path = layout_.shown(Layout::snapshot(domain, name));
-  if (const auto others = xml_files_in(layout_, Layout::snapshots_directory(domain))) {
-    error.notes.push_back(there_are(*others));
-  }
+  if (const auto others = names(domain)) error.notes.push_back(there_are(*others));
   return error;
+}
+
+Result<MetadataStore::Overview> MetadataStore::overview(const std::string& domain) const {
+  const SnapshotTree tree(TRY(list(domain)).snapshots);
+  const SnapshotSummary* current = tree.current();
+  return Overview{.count = tree.size(), .current = current == nullptr ? "" : current->name};
+}
+
+Result<MetadataStore::Offspring> MetadataStore::offspring(const std::string& domain, const std::string& name) const {
+  const SnapshotTree tree(TRY(list(domain)).snapshots);
+  Offspring offspring{.children = {}, .descendants = tree.descendants(name).size()};
+  for (const SnapshotSummary* child : tree.children(name)) offspring.children.push_back(child->name);
+  return offspring;
 }
 
 FileChange MetadataStore::saving(const std::string& domain, const SnapshotDocument& snapshot) {

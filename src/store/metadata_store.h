@@ -29,6 +29,18 @@ class MetadataStore {
   // Reads every document once and keeps only summaries.
   virtual Result<Listing> list(const std::string& domain) const = 0;
 
+  // Parts of what list() tells, for stores that have them at hand.
+  struct Overview {
+    size_t count = 0;
+    std::string current;  // empty: none
+  };
+  virtual Result<Overview> overview(const std::string& domain) const;
+  struct Offspring {
+    std::vector<std::string> children;  // sorted by name
+    size_t descendants = 0;             // children among them
+  };
+  virtual Result<Offspring> offspring(const std::string& domain, const std::string& name) const;
+
   // kNotFound: no such snapshot; the notes say which there are.
   virtual Result<SnapshotDocument> load(const std::string& domain, const std::string& name) const = 0;
   virtual Result<bool> exists(const std::string& domain, const std::string& name) const = 0;

@@ -13,7 +13,6 @@ namespace varve {
 namespace {
 
 constexpr std::string_view kSuffix = ".xml";
-constexpr size_t kMaxListed = 10;
 
 }  // namespace
 
@@ -44,17 +43,6 @@ Result<std::vector<XmlFile>> xml_files_in(const Layout& layout, const std::strin
   if (errno != 0) return system_error(errno, "reading the directory " + *resolved, *resolved);
   std::sort(files.begin(), files.end(), [](const XmlFile& a, const XmlFile& b) { return a.name < b.name; });
   return files;
-}
-
-std::string there_are(const std::vector<XmlFile>& files) {
-  if (files.empty()) return "there are none";
-  std::string out = "there are: ";
-  for (size_t i = 0; i < files.size() && i < kMaxListed; ++i) {
-    if (i > 0) out += ", ";
-    out += files[i].name;
-  }
-  if (files.size() > kMaxListed) out += " and " + std::to_string(files.size() - kMaxListed) + " more";
-  return out;
 }
 
 }  // namespace varve

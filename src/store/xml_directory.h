@@ -15,11 +15,7 @@ struct XmlFile {
 };
 
 // What can be read in a directory (a root path), sorted by name; subdirectories, temporary files and whatever else does
-// not end in
-// ".xml" are passed over. A directory that does not exist is empty.
+// not end in ".xml" are passed over. A directory that does not exist is empty.
 Result<std::vector<XmlFile>> xml_files_in(const Layout& layout, const std::string& directory);
-
-// "there are: a, b, c and 7 more"; "there are none".
-std::string there_are(const std::vector<XmlFile>& files);
 
 }  // namespace varve

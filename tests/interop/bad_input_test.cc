@@ -5,7 +5,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -13,9 +12,7 @@
 #include <fstream>
 
 #include "base/endian.h"
-#include "host/directory_host.h"
 #include "interop/host_directory.h"
-#include "operation/create_snapshot.h"
 
 namespace varve {
 namespace {
@@ -341,74 +338,6 @@ TEST_F(BadInputTest, UsageErrorsSayWhatIsMeant) {
   const auto uri = test::run({VARVE_COMMAND, "-c", "http://x", "vm", "list"});
   EXPECT_EQ(uri.exit_code, 2);
   EXPECT_THAT(uri.err, HasSubstr("dir:ROOT"));
-}
-
-// Ends before the step that is called so, as a crash would.
-void create_until(const std::string& root, const std::string& snapshot, const std::string& step) {
-  const pid_t child = ::fork();
-  if (child == 0) {
-    HostEvents events;
-    events.step = [&](std::string_view name) {
-      if (name == step) ::_exit(42);
-    };
-    const auto host = DirectoryHost::open(root, events);
-    if (!host) ::_exit(1);
-    CreateSnapshotRequest request;
-    request.domain = "vm";
-    request.name = snapshot;
-    request.now_sec = 1'800'000'000;
-    auto operation = plan_create_snapshot(**host, request);
-    if (!operation || !operation->run()) ::_exit(2);
-    ::_exit(0);
-  }
-  int status = 0;
-  ASSERT_EQ(::waitpid(child, &status, 0), child);
-  ASSERT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 42) << status;
-}
-
-TEST_F(BadInputTest, AnInterruptedCommandIsFinishedByTheNextOneAndSaid) {
-  // In the order of the images' paths.
-  create_until(host_.root(), "half", "commit disk vda");
-  EXPECT_THAT(host_.points("vm-2.qcow2"), testing::ElementsAre("base", "half"));
-  EXPECT_THAT(host_.points("vm.qcow2"), testing::ElementsAre("base"));
-  const auto list = host_.varve({"snapshot", "list", "vm"});
-  EXPECT_EQ(list.exit_code, 0);
-  EXPECT_THAT(list.err, HasSubstr("varve: an interrupted `varve snapshot create 'vm' 'half'` was finished"));
-  EXPECT_THAT(list.out, HasSubstr("half"));
-  for (const char* file : {"vm.qcow2", "vm-2.qcow2"}) {
-    EXPECT_THAT(host_.points(file), testing::ElementsAre("base", "half"));
-    host_.expect_clean(file);
-  }
-  EXPECT_THAT(host_.varve({"snapshot", "list", "vm"}).err, IsEmpty());
-}
-
-TEST_F(BadInputTest, AnInterruptedCommandIsUndoneWhereQemuHasWrittenMeanwhile) {
-  create_until(host_.root(), "half", "commit disk vdb");
-  host_.fill("vm-2.qcow2", 9);
-  const auto list = host_.varve({"snapshot", "list", "vm"});
-  EXPECT_THAT(list.err, AllOf(HasSubstr("was undone, nothing is changed"), HasSubstr("disk vdb")));
-  EXPECT_THAT(list.out, Not(HasSubstr("half")));
-  EXPECT_TRUE(host_.is_filled("vm-2.qcow2", 9));
-  for (const char* file : {"vm.qcow2", "vm-2.qcow2"}) {
-    EXPECT_THAT(host_.points(file), testing::ElementsAre("base"));
-    host_.expect_clean(file);
-  }
-}
-
-TEST_F(BadInputTest, AnInterruptedCommandWaitsForAnImageInUse) {
-  create_until(host_.root(), "half", "commit disk vdb");
-  {
-    test::BackgroundProcess user({"qemu-io", "-r", "-f", "qcow2", host_.image("vm-2.qcow2")});
-    user.write("read 0 64k\n");
-    ASSERT_TRUE(user.wait_for("read 65536"));
-    const auto create = host_.varve({"snapshot", "create", "vm", "more"});
-    EXPECT_EQ(create.exit_code, 5) << create.err;
-    EXPECT_THAT(create.err, HasSubstr("an interrupted `varve snapshot create 'vm' 'half'` can't be finished"));
-    // Other domains are not held up.
-    host_.varve_ok({"vm", "list"});
-  }
-  host_.varve_ok({"snapshot", "create", "vm", "more"});
-  EXPECT_THAT(host_.points("vm-2.qcow2"), testing::ElementsAre("base", "half", "more"));
 }
 
 TEST_F(BadInputTest, AJournalRecordThatCannotBeUnderstoodStopsItsDomainOnly) {

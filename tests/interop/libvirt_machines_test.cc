@@ -37,6 +37,8 @@ class LibvirtMachinesTest : public test::LibvirtDomain {
     EXPECT_THAT(out, HasSubstr("read 1048576/1048576"));
     return out.find("verification failed") == std::string::npos;
   }
+
+  test::TempDir scratch_;
 };
 
 TEST_F(LibvirtMachinesTest, ARunningMachineIsTakenWithItsMemoryAndBack) {
@@ -137,6 +139,7 @@ TEST_F(LibvirtMachinesTest, WhatCannotBeIsSaidBeforeAnythingIsTried) {
   };
   EXPECT_THAT(refused({"--memory"}), HasSubstr("shut off: there is no memory to keep"));
   EXPECT_THAT(refused({"--quiesce", "--disk-only"}), HasSubstr("a running guest"));
+  EXPECT_THAT(refused({"--disk", "vda=external"}), HasSubstr("disk vdb would be kept as 'internal' and disk vda as"));
   virsh({"start", "vm"});
   EXPECT_THAT(refused({"--live"}), HasSubstr("--mode external"));
   EXPECT_THAT(refused({"--quiesce"}), HasSubstr("--disk-only"));
@@ -255,6 +258,47 @@ TEST_F(LibvirtMachinesTest, TwoDisksDoNotGetOneOverlay) {
   const test::ProcessResult refused = varve({"snapshot", "create", "twins", "x", "--mode", "external"});
   EXPECT_EQ(refused.exit_code, 3);
   EXPECT_THAT(refused.err, HasSubstr("the same file"));
+}
+
+// Only its firmware runs.
+TEST_F(LibvirtMachinesTest, WhatItsMemoryCannotBeSavedWithIsSaid) {
+  const auto define = [&](const std::string& name, const std::string& os, const std::string& devices) {
+    scratch_.write(name, fmt::format(R"(
+<domain type='qemu'>
+  <name>{0}</name>
+  <memory unit='MiB'>128</memory>
+  <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>
+  <os{1}><type arch='x86_64' machine='q35'>hvm</type></os>
+  <features><acpi/></features>
+  <devices>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2'/>
+      <source file='/var/lib/libvirt/images/{0}.qcow2'/>
+      <target dev='vda' bus='virtio'/>
+    </disk>
+    {2}
+  </devices>
+</domain>)",
+                                     name, os, devices));
+    test::run_ok({"qemu-img", "create", "-q", "-f", "qcow2", host_.image(name + ".qcow2"), "16M"});
+    virsh({"define", scratch_ / name});
+    virsh({"start", name});
+  };
+  define("uefi", " firmware='efi'", "");
+  const test::ProcessResult uefi = varve({"snapshot", "create", "uefi", "x"});
+  EXPECT_EQ(uefi.exit_code, 3);
+  EXPECT_THAT(uefi.err, HasSubstr("its UEFI firmware keeps its variables in a raw file"));
+  EXPECT_THAT(uefi.err, HasSubstr("`--mode external`"));
+  varve_ok({"snapshot", "create", "uefi", "x", "--mode", "external"});
+  varve_ok({"snapshot", "create", "uefi", "y", "--disk-only"});
+
+  define("shares", "",
+         "<filesystem type='mount'><driver type='virtiofs'/><source dir='/var/lib/libvirt/images'/>"
+         "<target dir='it'/></filesystem>");
+  const test::ProcessResult shares = varve({"snapshot", "create", "shares", "x"});
+  EXPECT_EQ(shares.exit_code, 3);
+  EXPECT_THAT(shares.err, HasSubstr("it has a virtiofs file system"));
+  varve_ok({"snapshot", "create", "shares", "x", "--disk-only"});
 }
 
 }  // namespace

@@ -93,12 +93,16 @@ void Libvirtd::restart() {
 
 ProcessResult Libvirtd::run_there(std::vector<std::string> command) const {
   if (!process_) return {127, "", "libvirtd was stopped"};
+  return run(command_there(std::move(command)));
+}
+
+std::vector<std::string> Libvirtd::command_there(std::vector<std::string> command) const {
   // Its /proc is that of the processes of its namespace: whoever looks for itself there (a sanitizer) must be one.
   const std::string pid = std::to_string(process_->pid());
   std::string first = read_whole_file(fmt::format("/proc/{0}/task/{0}/children", pid));
   first = first.substr(0, first.find(' '));
   command.insert(command.begin(), {"nsenter", "--mount", "--pid", "--target", first});
-  return run(command);
+  return command;
 }
 
 bool Libvirtd::enter() const {

@@ -30,6 +30,8 @@ class Libvirtd {
 
   // Any program, where it sees that libvirtd and its files.
   ProcessResult run_there(std::vector<std::string> command) const;
+  // What to run here, so that `command` runs there.
+  std::vector<std::string> command_there(std::vector<std::string> command) const;
   // Moves the calling process there, for good. Only for a process with a single thread.
   bool enter() const;
 

@@ -1,10 +1,11 @@
-#include "operation/other_domains.h"
+#include "host/image_needs.h"
 
 #include <fmt/format.h>
 
 #include <set>
 
 #include "disk/backing_files.h"
+#include "host/host.h"
 #include "io/file_device.h"
 
 namespace varve {
@@ -60,10 +61,10 @@ class Needs {
 
 }  // namespace
 
-Result<std::map<std::string, ImageNeed>> images_of_other_domains(const Host& host, const std::string& domain) {
+Result<std::map<std::string, ImageNeed>> images_needed(const Host& host, const std::string& but_for) {
   Needs needs(host.layout());
   for (const std::string& other : TRY(host.definitions().names())) {
-    if (other == domain) continue;
+    if (other == but_for) continue;
     const auto definition = host.definitions().load(other);
     if (!definition) return cannot_tell(definition.error(), other);
     needs.add(other, *definition);
