@@ -8,6 +8,7 @@
 
 #include "cli/command.h"
 #include "cli/local_host.h"
+#include "cli/snapshot_space.h"
 #include "cli/text_table.h"
 #include "operation/create_snapshot.h"
 #include "operation/delete_snapshot.h"
@@ -305,6 +306,8 @@ void add_snapshot_commands(CLI::App& app, Context& context) {
   add_edit(*snapshot, context);
   add_revert(*snapshot, context);
   add_delete(*snapshot, context);
+  add_snapshot_space(*snapshot, context);
+  add_snapshot_diff(*snapshot, context);
 }
 
 }  // namespace varve::cli

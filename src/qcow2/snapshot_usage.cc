@@ -21,7 +21,7 @@ Result<SnapshotUsage> Image::snapshot_usage(size_t index) {
   const Mapping mapping = TRY(Mapping::open(*s.file, format, snapshot.l1_table_offset, snapshot.l1_size));
   const auto references = TRY(table_references(mapping.l1(), format, name()));
   TablePass pass(*s.file, format, refcounts);
-  PassTotals totals;
+  TableTotals totals;
   TRY(pass.drop_references(references, &totals));
   for (const TableReference& r : references) TRY(refcounts.decrement(r.host_offset / cluster_size, 1));
   if (l1_clusters != 0) TRY(refcounts.decrement(snapshot.l1_table_offset / cluster_size, l1_clusters));

@@ -1,16 +1,9 @@
 #include "qcow2/table_pass.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
-
-#include "qcow2/corruption.h"
-#include "qcow2/padded_read.h"
 
 namespace varve::qcow2 {
 namespace {
-
-constexpr size_t kBatchBytes = size_t{2} << 20;  // stays in the processor's cache between read, change and write
 
 void clear_copied(std::span<be64> words, uint32_t words_per_entry) {
   // COPIED is the top bit of the first byte on disk.
@@ -27,102 +20,9 @@ bool any_copied(std::span<const be64> words, uint32_t words_per_entry) {
 
 }  // namespace
 
-Result<std::vector<TableReference>> table_references(std::span<const uint64_t> l1, const EntryFormat& format,
-                                                     const std::string& image) {
-  std::vector<TableReference> references;
-  for (uint64_t i = 0; i < l1.size(); ++i) {
-    const uint64_t entry = l1[i];
-    if ((entry & ~kEntryCopied) == 0) continue;
-    const uint64_t offset = entry & kOffsetMask;
-    if ((entry & ~(kEntryCopied | kOffsetMask)) != 0 || offset % format.cluster_size() != 0)
-      return corruption(image, offset,
-                        fmt::format("L1 entry {} ({:#x}) is misaligned or has reserved bits set", i, entry));
-    references.push_back({i, offset});
-  }
-  return references;
-}
-
-Result<void> TablePass::read_batch(std::span<const TableReference> references, Batch& batch) {
-  const uint64_t cluster_size = format_.cluster_size();
-  const uint64_t file_size = TRY(file_.size());
-  batch.resize(references.size() * words_per_table());
-  for (size_t i = 0; i < references.size();) {
-    size_t end = i + 1;
-    while (end < references.size() && references[end].host_offset == references[end - 1].host_offset + cluster_size)
-      ++end;
-    const uint64_t last = references[end - 1].host_offset;
-    if (last >= file_size)
-      return corruption(file_.name(), last,
-                        fmt::format("L2 table at offset {:#x} lies outside of the file of {} bytes", last, file_size));
-    const auto piece = std::span(batch).subspan(i * words_per_table(), (end - i) * words_per_table());
-    TRY(read_padded(file_, references[i].host_offset, std::as_writable_bytes(piece)));  // the last may be cut
-    i = end;
-  }
-  return {};
-}
-
-template <typename Visit>
-Result<void> TablePass::for_each_batch(std::span<const TableReference> references, Visit visit) {
-  const size_t step = std::max<size_t>(1, kBatchBytes / format_.cluster_size());
-  const auto part = [&](size_t at) { return references.subspan(at, std::min(step, references.size() - at)); };
-  Batch batch;
-  Batch next;
-  if (!references.empty()) TRY(read_batch(part(0), batch));
-  for (size_t at = 0; at < references.size(); at += step) {
-    std::future<Result<void>> reading;
-    if (at + step < references.size())
-      reading = std::async(std::launch::async, [&] { return read_batch(part(at + step), next); });
-    TRY(visit(batch, part(at).size(), at));
-    if (reading.valid()) TRY(reading.get());
-    std::swap(batch, next);
-  }
-  return finish_writing();
-}
-
 Result<void> TablePass::finish_writing() {
   if (!writing_.valid()) return {};
   return writing_.get();
-}
-
-// Calls change(first cluster, count) for every run of consecutive clusters that the table refers to.
-template <typename Change>
-Result<void> TablePass::for_each_run(const TableReference& reference, Table words, Change change, PassTotals* totals) {
-  const uint64_t cluster_size = format_.cluster_size();
-  const uint32_t step = format_.entry_words();
-  uint64_t run_start = 0;
-  uint64_t run_end = 0;
-  const auto finish_run = [&]() -> Result<void> {
-    if (run_end == run_start) return {};
-    const uint64_t count = (run_end - run_start) >> format_.cluster_bits;
-    if (totals != nullptr) totals->data_clusters += count;
-    return change(run_start >> format_.cluster_bits, count);
-  };
-  for (size_t i = 0; i < words.size(); i += step) {
-    const uint64_t entry = words[i];
-    if (entry == 0) continue;
-    if ((entry & kEntryCompressed) != 0) {
-      const CompressedRange range = format_.compressed_range(entry);
-      const uint64_t first = range.offset >> format_.cluster_bits;
-      const uint64_t last = (range.offset + range.length - 1) >> format_.cluster_bits;
-      if (totals != nullptr) totals->compressed_bytes += range.length;
-      TRY(change(first, last - first + 1));
-      continue;
-    }
-    const uint64_t offset = entry & kOffsetMask;
-    if (offset == 0) continue;
-    if (offset == run_end) {
-      run_end += cluster_size;
-      continue;
-    }
-    if ((offset & (cluster_size - 1)) != 0)
-      return corruption(file_.name(), reference.host_offset + i * 8,
-                        fmt::format("L2 entry {} of the table at offset {:#x} ({:#x}) is not cluster-aligned", i / step,
-                                    reference.host_offset, entry));
-    TRY(finish_run());
-    run_start = offset;
-    run_end = offset + cluster_size;
-  }
-  return finish_run();
 }
 
 Result<void> TablePass::write_marked(Batch& batch, std::span<const uint8_t> marked, std::span<uint64_t> new_offsets) {
@@ -164,7 +64,7 @@ Result<std::vector<uint8_t>> TablePass::add_references(std::span<const TableRefe
   return carries_copied;
 }
 
-Result<void> TablePass::drop_references(std::span<const TableReference> references, PassTotals* totals) {
+Result<void> TablePass::drop_references(std::span<const TableReference> references, TableTotals* totals) {
   return for_each_batch(references, [&](Batch& batch, size_t count, size_t at) -> Result<void> {
     for (size_t i = 0; i < count; ++i)
       TRY(for_each_run(
@@ -182,6 +82,7 @@ Result<std::vector<uint64_t>> TablePass::write_without_copied(std::span<const Ta
     marked.assign(count, 1);
     return write_marked(batch, marked, std::span(new_offsets).subspan(at, count));
   }));
+  TRY(finish_writing());
   return new_offsets;
 }
 
@@ -227,6 +128,7 @@ Result<std::vector<uint64_t>> TablePass::write_with_fresh_copied(std::span<const
     for (size_t i = 0; i < count; ++i) changed[i] = refresh_table(table_of(batch, i)) ? 1 : 0;
     return write_marked(batch, changed, std::span(new_offsets).subspan(at, count));
   }));
+  TRY(finish_writing());
   return new_offsets;
 }
 

@@ -1,0 +1,92 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "base/units.h"
+#include "cli/command.h"
+#include "cli/local_host.h"
+#include "cli/snapshot_space.h"
+#include "inspect/difference.h"
+
+namespace varve::cli {
+
+namespace {
+
+using nlohmann::json;
+
+struct DiffRequest {
+  std::string domain;
+  std::string one;
+  std::string other;  // empty: the present state
+  std::string disk;   // empty: all
+};
+
+json disk_json(const DiskDifference& disk) {
+  json result = {{"target", disk.target},
+                 {"problem", disk.problem.empty() ? json() : json(disk.problem)},
+                 {"bytes", disk.places ? json(disk.places->differing_bytes()) : json()},
+                 {"extents", json::array()}};
+  if (!disk.places) return result;
+  for (const auto& [offset, length] : disk.places->ranges) {
+    result["extents"].push_back({{"start", offset}, {"length", length}});
+  }
+  return result;
+}
+
+std::string text_of(const DiskDifference& disk) {
+  if (!disk.places) return fmt::format("Disk {}: {}\n", visible(disk.target), visible(disk.problem));
+  const auto& ranges = disk.places->ranges;
+  if (ranges.empty()) return fmt::format("Disk {}: no difference\n", visible(disk.target));
+  std::string text =
+      fmt::format("Disk {}: {} in {} extent{}\n", visible(disk.target), format_size(disk.places->differing_bytes()),
+                  ranges.size(), ranges.size() == 1 ? "" : "s");
+  constexpr size_t kMost = 10;
+  for (size_t i = 0; i < ranges.size() && i < kMost; ++i) {
+    text += fmt::format("  {:>#14x}  {}\n", ranges[i].first, format_size(ranges[i].second));
+  }
+  if (ranges.size() > kMost) text += fmt::format("  and {} more; --json has them all\n", ranges.size() - kMost);
+  return text;
+}
+
+Result<ExitCode> show_difference(Context& context, const DiffRequest& request) {
+  const auto host = TRY(open_host(context, "snapshot diff " + request.domain));
+  PointsDifference difference = TRY(difference_of_points(*host, request.domain, request.one, request.other));
+  if (!request.disk.empty()) {
+    std::erase_if(difference.disks, [&](const DiskDifference& disk) { return disk.target != request.disk; });
+    if (difference.disks.empty()) {
+      return make_error(ErrorKind::kNotFound, fmt::format("no disk {} is part of it", request.disk));
+    }
+  }
+  if (context.options.json) {
+    json result = {{"domain", request.domain},
+                   {"from", request.one},
+                   {"to", request.other.empty() ? json() : json(request.other)},
+                   {"definition", difference.definition},
+                   {"disks", json::array()}};
+    for (const DiskDifference& disk : difference.disks) result["disks"].push_back(disk_json(disk));
+    print_json(context, result);
+    return ExitCode::kDone;
+  }
+  std::string text = difference.definition.empty() ? "Definition: no difference\n"
+                                                   : "Definition:\n" + visible_lines(difference.definition);
+  for (const DiskDifference& disk : difference.disks) text += text_of(disk);
+  context.output.print(text);
+  return ExitCode::kDone;
+}
+
+}  // namespace
+
+void add_snapshot_diff(CLI::App& snapshot, Context& context) {
+  CLI::App* diff = snapshot.add_subcommand("diff", "Show what differs between two snapshots, or a snapshot and now");
+  auto request = std::make_shared<DiffRequest>();
+  diff->add_option("VM", request->domain, "The domain")->required();
+  diff->add_option("FROM", request->one, "A snapshot")->required();
+  diff->add_option("TO", request->other, "Another one; without it, the present state");
+  diff->add_option("--disk", request->disk, "Of this disk alone, e.g. vda");
+  diff->callback(
+      [&context, request] { context.action = [&context, request] { return show_difference(context, *request); }; });
+}
+
+}  // namespace varve::cli
