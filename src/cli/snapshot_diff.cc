@@ -60,17 +60,23 @@ Result<ExitCode> show_difference(Context& context, const DiffRequest& request) {
     }
   }
   if (context.options.json) {
-    json result = {{"domain", request.domain},
-                   {"from", request.one},
-                   {"to", request.other.empty() ? json() : json(request.other)},
-                   {"definition", difference.definition},
-                   {"disks", json::array()}};
+    json result = {
+        {"domain", request.domain},
+        {"from", request.one},
+        {"to", request.other.empty() ? json() : json(request.other)},
+        {"definition", difference.definition_problem.empty() ? json(difference.definition) : json()},
+        {"definition_problem", difference.definition_problem.empty() ? json() : json(difference.definition_problem)},
+        {"disks", json::array()}};
     for (const DiskDifference& disk : difference.disks) result["disks"].push_back(disk_json(disk));
     print_json(context, result);
     return ExitCode::kDone;
   }
-  std::string text = difference.definition.empty() ? "Definition: no difference\n"
-                                                   : "Definition:\n" + visible_lines(difference.definition);
+  std::string text = "Definition: no difference\n";
+  if (!difference.definition_problem.empty()) {
+    text = fmt::format("Definition: {}\n", visible(difference.definition_problem));
+  } else if (!difference.definition.empty()) {
+    text = "Definition:\n" + visible_lines(difference.definition);
+  }
   for (const DiskDifference& disk : difference.disks) text += text_of(disk);
   context.output.print(text);
   return ExitCode::kDone;

@@ -49,7 +49,7 @@ json snapshot_json(const DomainSpace& space, const SnapshotSpace& snapshot) {
                  {"has_metadata", snapshot.summary.has_value()},
                  {"memory", snapshot.memory_bytes},
                  {"metadata", snapshot.metadata_bytes},
-                 {"total", point_json(space.total(snapshot))},
+                 {"total", snapshot.disks.empty() ? json() : point_json(space.total(snapshot))},
                  {"disks", json::object()}};
   for (const auto& [disk, point] : snapshot.disks) {
     result["disks"][space.disks[disk].target] = point_json(space.disks[disk].space->points()[point]);
@@ -117,7 +117,7 @@ std::string text_of(const DomainSpace& space) {
       text += fmt::format("{:<13} {}", i == 0 ? fmt::format("Disk {}:", visible(disk.target)) : "  upon",
                           visible(file.shown_path));
       if (!file.usage) {
-        text += "   MISSING\n";
+        text += file.problem.empty() ? "\n" : fmt::format("   {}\n", visible(file.problem));
         continue;
       }
       text += fmt::format(", {} of the file system", format_size(file.usage->occupied_bytes));

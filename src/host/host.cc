@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cctype>
+
 #include "domain/names.h"
 #include "host/image_needs.h"
 
@@ -51,6 +54,7 @@ void Host::recover_all() {
     const auto lock = DomainLock::try_acquire(layout_, domain, DomainLock::Mode::kExclusive, events_.command);
     if (!lock) {
       tell(lock.error());
+      told_.insert(domain);
     } else if (*lock) {
       if (const auto recovered = recover(domain); !recovered) {
         tell(recovered.error());
@@ -60,11 +64,24 @@ void Host::recover_all() {
   }
 }
 
+namespace {
+
+// As libvirt compares them: with or without hyphens, in either case.
+bool is_same_uuid(std::string one, std::string other) {
+  for (std::string* uuid : {&one, &other}) {
+    std::erase_if(*uuid, [](char c) { return c == '-' || c == ' '; });
+    std::ranges::transform(*uuid, uuid->begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  }
+  return one == other;
+}
+
+}  // namespace
+
 Result<bool> Host::is_another_domain(const JournalRecord& record) const {
   if (record.domain_uuid.empty() || (record.images.empty() && record.changes.empty())) return false;
   const auto present = definitions().load(record.domain);
   if (!present && present.error().kind != ErrorKind::kNotFound) return present.error();
-  return present && !present->uuid().empty() && present->uuid() != record.domain_uuid;
+  return present && !present->uuid().empty() && !is_same_uuid(present->uuid(), record.domain_uuid);
 }
 
 std::vector<SparedImage> Host::spared_images(const JournalRecord& record) const {
@@ -104,7 +121,7 @@ Result<DomainLock> Host::lock(const std::string& domain, DomainLock::Mode mode) 
   };
   for (;;) {
     DomainLock lock = TRY(DomainLock::acquire(layout_, domain, mode, events_.command, waiting));
-    if (!TRY(journal_.read(domain))) return lock;
+    if (const auto record = journal_.read(domain); record && !*record) return lock;
     // Whoever had the lock before ended in the middle of its work.
     if (mode == DomainLock::Mode::kExclusive) {
       TRY(recover(domain));
@@ -115,10 +132,13 @@ Result<DomainLock> Host::lock(const std::string& domain, DomainLock::Mode mode) 
     {
       const DomainLock released = std::move(lock);
     }
-    const DomainLock exclusive =
-        TRY(DomainLock::acquire(layout_, domain, DomainLock::Mode::kExclusive, events_.command, waiting));
-    if (const auto recovered = recover(domain); !recovered) {
-      if (events_.not_recovered) events_.not_recovered(recovered.error());
+    const auto finish = [&]() -> Result<void> {
+      const DomainLock exclusive =
+          TRY(DomainLock::acquire(layout_, domain, DomainLock::Mode::kExclusive, events_.command, waiting));
+      return recover(domain);
+    };
+    if (const auto finished = finish(); !finished) {
+      if (events_.not_recovered) events_.not_recovered(finished.error());
       told_.insert(domain);
     }
   }

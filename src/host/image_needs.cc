@@ -22,6 +22,7 @@ class Needs {
   explicit Needs(const Layout& layout) : layout_(layout) {}
 
   void add(const std::string& domain, const DomainDocument& definition) {
+    if (const auto nvram = definition.nvram_path()) add_path(domain, *nvram, false);
     for (const Disk& disk : definition.disks()) {
       for (const std::string& path : disk.backing_files) add_path(domain, path, true);
       if (disk.is_local_file() && !disk.source.empty()) add_disk(domain, disk);

@@ -8,6 +8,12 @@ namespace varve {
 
 namespace {
 
+// The one that the machine starts with next time, where it ran with another one.
+Result<DomainDocument> definition_of(const SnapshotDocument& snapshot) {
+  if (auto inactive = TRY(snapshot.inactive_domain())) return *std::move(inactive);
+  return snapshot.domain();
+}
+
 // Why the disk as it was there can't be told from this image; nothing where it can.
 std::optional<std::string> not_inside(const SnapshotDocument& snapshot, const std::string& target) {
   for (const SnapshotDisk& disk : snapshot.disks()) {
@@ -65,9 +71,13 @@ Result<PointsDifference> difference_of_points(Host& host, const std::string& dom
   if (!other.empty()) second = TRY(host.metadata().load(domain, other));
 
   PointsDifference difference;
-  const auto then = first.domain();
-  const auto now = second ? second->domain() : Result<DomainDocument>(locked.definition);
-  if (then && now) difference.definition = unified_diff(then->to_xml(), now->to_xml());
+  const auto then = definition_of(first);
+  const auto now = second ? definition_of(*second) : Result<DomainDocument>(locked.definition);
+  if (then && now) {
+    difference.definition = unified_diff(then->to_xml(), now->to_xml());
+  } else {
+    difference.definition_problem = then ? now.error().message : then.error().message;
+  }
   for (const Disk& disk : locked.definition.disks()) {
     if (auto compared = compare(host.layout(), disk, first, second ? &*second : nullptr)) {
       difference.disks.push_back(*std::move(compared));

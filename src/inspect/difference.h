@@ -20,7 +20,9 @@ struct DiskDifference {
 };
 
 struct PointsDifference {
-  std::string definition;             // a unified diff of the domain XML; empty: the same
+  // A unified diff of the domain XML, of what starts next time where the machine ran; empty: the same.
+  std::string definition;
+  std::string definition_problem;     // why they can't be compared; empty: they were
   std::vector<DiskDifference> disks;  // those of today that hold one of the two points at least
 };
 

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
+#include <tuple>
 
 #include "disk/backing_files.h"
 #include "disk/internal_disk.h"
@@ -14,13 +16,19 @@ namespace varve {
 namespace {
 
 DiskFile file_at(const Layout& layout, const std::string& root_path) {
-  DiskFile file{.path = root_path, .shown_path = layout.shown(root_path), .usage = {}};
-  const auto path = layout.resolve(root_path);
-  if (!path) return file;
+  DiskFile file{.path = root_path, .shown_path = layout.shown(root_path), .usage = {}, .problem = {}};
   // What it takes is asked of the file system; nothing is read.
-  const auto device = FileDevice::open(*path, Access::kReadOnly, LockRequest::none());
-  if (!device) return file;
-  if (auto usage = file_usage(**device)) file.usage = *usage;
+  const auto look = [&]() -> Result<std::optional<FileUsage>> {
+    const std::string path = TRY(layout.resolve(root_path));
+    const auto device = TRY(FileDevice::open(path, Access::kReadOnly, LockRequest::none()));
+    return file_usage(*device);
+  };
+  auto usage = look();
+  if (usage) {
+    file.usage = *usage;
+  } else {
+    file.problem = usage.error().kind == ErrorKind::kNotFound ? "MISSING" : usage.error().message;
+  }
   return file;
 }
 
@@ -36,7 +44,7 @@ class Looking {
   explicit Looking(const Layout& layout) : layout_(layout) {}
 
   Result<void> look_at(const Disk& disk);
-  void add_metadata(const std::string& domain, const std::vector<SnapshotSummary>& summaries);
+  Result<void> add_metadata(const Host& host, const std::string& domain);
   DomainSpace take();
 
  private:
@@ -55,7 +63,9 @@ class Looking {
 
 Result<void> Looking::look_at(const Disk& disk) {
   if (disk.device != DiskDevice::kDisk || disk.source.empty()) return {};
-  DiskSpace space{.target = disk.target, .files = {}, .space = {}, .problem = {}};
+  DiskSpace space;
+  space.target = disk.target;
+  space.format_is_qcow2 = disk.format == "qcow2";
   if (disk.is_local_file()) space.files.push_back(file_at(layout_, disk.source));
   if (disk.format != "qcow2") {
     space.problem = "its image is no qcow2 file and holds no snapshots";
@@ -81,6 +91,7 @@ Result<void> Looking::look_at(const Disk& disk) {
   if (space.space) {
     for (size_t point = 0; point < opened->points().size(); ++point) {
       const qcow2::Snapshot& entry = opened->points()[point];
+      space.points.push_back(entry.name);
       SnapshotSpace& found = snapshot(entry.name);
       // Of several with one name, the first is the one that is used.
       if (!found.disks.empty() && found.disks.back().disk == index) continue;
@@ -95,18 +106,24 @@ Result<void> Looking::look_at(const Disk& disk) {
   return {};
 }
 
-void Looking::add_metadata(const std::string& domain, const std::vector<SnapshotSummary>& summaries) {
-  for (const SnapshotSummary& summary : summaries) {
+Result<void> Looking::add_metadata(const Host& host, const std::string& domain) {
+  for (const SnapshotSummary& summary : TRY(host.metadata().list(domain)).snapshots) {
     SnapshotSpace& found = snapshot(summary.name);
     found.summary = summary;
     found.is_external = summary.has_external_disk || summary.memory == SnapshotMode::kExternal;
     const DiskFile document = file_at(layout_, Layout::snapshot(domain, summary.name));
     if (document.usage) found.metadata_bytes = document.usage->size_bytes;
+    if (summary.memory == SnapshotMode::kExternal) {
+      const auto snapshot = host.metadata().load(domain, summary.name);
+      const auto memory = snapshot ? file_at(layout_, snapshot->memory().file) : DiskFile{};
+      if (memory.usage) found.memory_bytes = memory.usage->occupied_bytes;
+    }
     taken_.try_emplace(
         summary.name,
         Taken{.nanoseconds = static_cast<uint64_t>(std::max<int64_t>(summary.creation_time, 0)) * 1'000'000'000,
               .point = SIZE_MAX});
   }
+  return {};
 }
 
 DomainSpace Looking::take() {
@@ -149,6 +166,11 @@ Result<uint64_t> DomainSpace::exclusive_bytes(const std::string& first, const st
     return make_error(ErrorKind::kInvalidArgument, fmt::format("'{}' was taken after '{}'", first, last))
         .with_note(fmt::format("say {}..{}", last, first));
   }
+  for (const DiskSpace& disk : disks) {
+    if (disk.space || !disk.has_points()) continue;
+    return make_error(ErrorKind::kRefused,
+                      fmt::format("what that gives back can't be told: disk {}: {}", disk.target, disk.problem));
+  }
   // By disk: the first and the last of its points that are among them.
   std::map<size_t, std::pair<size_t, size_t>> points;
   for (size_t i = from; i <= to; ++i) {
@@ -156,6 +178,17 @@ Result<uint64_t> DomainSpace::exclusive_bytes(const std::string& first, const st
       auto& [least, most] = points.try_emplace(disk, point, point).first->second;
       least = std::min(least, point);
       most = std::max(most, point);
+    }
+  }
+  std::set<std::string> going;
+  for (size_t i = from; i <= to; ++i) going.insert(snapshots[i].name);
+  for (const auto& [disk, range] : points) {
+    for (size_t point = range.first; point <= range.second; ++point) {
+      const std::string& name = disks[disk].points[point];
+      if (going.contains(name)) continue;
+      return make_error(ErrorKind::kRefused,
+                        fmt::format("'{}' and '{}' are no neighbours in disk {}: '{}' lies between", first, last,
+                                    disks[disk].target, name));
     }
   }
   uint64_t bytes = 0;
@@ -168,7 +201,7 @@ Result<DomainSpace> space_of_domain(Host& host, const std::string& domain) {
   const LockedDomain locked = TRY(host.open_domain(domain, DomainLock::Mode::kShared));
   Looking looking(host.layout());
   for (const Disk& disk : locked.definition.disks()) TRY(looking.look_at(disk));
-  looking.add_metadata(domain, TRY(host.metadata().list(domain)).snapshots);
+  TRY(looking.add_metadata(host, domain));
   return looking.take();
 }
 

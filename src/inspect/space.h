@@ -17,16 +17,20 @@ namespace varve {
 
 // A file that a disk is made of: its image, or one below that.
 struct DiskFile {
-  std::string path;        // root path
-  std::string shown_path;  // the way to it from here
-  std::optional<FileUsage> usage;
+  std::string path;                // root path
+  std::string shown_path;          // the way to it from here
+  std::optional<FileUsage> usage;  // nothing: see `problem`, or it is no file but a device
+  std::string problem;             // why it could not be looked at; empty: nothing is wrong
 };
 
 struct DiskSpace {
   std::string target;
   std::vector<DiskFile> files;              // the image first, then what it is upon
   std::optional<qcow2::PointSpaces> space;  // nothing: see `problem`; its last point is the present state
+  std::vector<std::string> points;          // their names, in the same order, without the present state
   std::string problem;                      // why it could not be looked into
+  bool has_points() const { return format_is_qcow2; }
+  bool format_is_qcow2 = false;  // else it can't hold any
 };
 
 // Of one snapshot, or of the present state: every disk of today that holds it.
@@ -47,7 +51,8 @@ struct DomainSpace {
   std::vector<DiskSpace> disks;
   std::vector<SnapshotSpace> snapshots;  // as they were taken; the present state last
   qcow2::PointSpace total(const SnapshotSpace& snapshot) const;
-  // What deleting both and all between them would give back, in the order in which they were taken. kNotFound.
+  // What deleting both and all between them would give back, in the order in which they were taken. kNotFound. kRefused
+  // where they are no neighbours in an image, or an image could not be looked into.
   Result<uint64_t> exclusive_bytes(const std::string& first, const std::string& last) const;
 };
 

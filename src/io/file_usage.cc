@@ -47,14 +47,15 @@ std::optional<uint64_t> shared_bytes(int fd) {
 
 }  // namespace
 
-Result<FileUsage> file_usage(const FileDevice& file) {
+Result<std::optional<FileUsage>> file_usage(const FileDevice& file) {
   struct stat status;
   if (::fstat(file.fd(), &status) != 0) {
     return system_error(errno, fmt::format("can't look at {}", file.name()), file.name());
   }
-  return FileUsage{.size_bytes = static_cast<uint64_t>(status.st_size),
-                   .occupied_bytes = static_cast<uint64_t>(status.st_blocks) * 512,
-                   .shared_bytes = S_ISREG(status.st_mode) ? shared_bytes(file.fd()) : std::nullopt};
+  if (!S_ISREG(status.st_mode)) return std::optional<FileUsage>();
+  return std::optional(FileUsage{.size_bytes = static_cast<uint64_t>(status.st_size),
+                                 .occupied_bytes = static_cast<uint64_t>(status.st_blocks) * 512,
+                                 .shared_bytes = shared_bytes(file.fd())});
 }
 
 }  // namespace varve

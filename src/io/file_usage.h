@@ -14,7 +14,8 @@ struct FileUsage {
   std::optional<uint64_t> shared_bytes;  // of these, what other files have, too (reflinks); nothing: can't be told
 };
 
-// stat(2), and the FIEMAP ioctl (https://docs.kernel.org/filesystems/fiemap.html) for what is shared.
-Result<FileUsage> file_usage(const FileDevice& file);
+// Nothing for what is no file: a device takes nothing of a file system. stat(2), and the FIEMAP ioctl
+// (https://docs.kernel.org/filesystems/fiemap.html) for what is shared.
+Result<std::optional<FileUsage>> file_usage(const FileDevice& file);
 
 }  // namespace varve

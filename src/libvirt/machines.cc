@@ -45,7 +45,8 @@ class JobWatch {
       guard.unlock();
       // What asks for the job waits for it where it may not be asked; the thaw must not.
       if (thaw_after_.count() == 0) tell();
-      if (!cancelled_ && watch_.cancelled && watch_.cancelled()) {
+      // One that is frozen is over soon, and to stop it might hold up the thaw.
+      if (thaw_after_.count() == 0 && !cancelled_ && watch_.cancelled && watch_.cancelled()) {
         cancelled_ = library_.virDomainAbortJob(domain_) == 0;
       }
       const auto spent = std::chrono::steady_clock::now() - start;
@@ -116,6 +117,12 @@ Thaw try_thaw(const std::string& uri, const std::string& name) {
   return answered ? Thaw::kAnswered : Thaw::kNoAnswer;
 }
 
+// Whether an error with this code leaves open what became of a freeze: the agent was asked and did not answer. What
+// libvirtd or the agent has answered is an answer, and then a freeze may be somebody else's.
+bool leaves_freeze_open(int code) {
+  return code == VIR_ERR_AGENT_UNRESPONSIVE || code == VIR_ERR_AGENT_UNSYNCED || code == VIR_ERR_RPC;
+}
+
 Error stopped() {
   return make_error(ErrorKind::kInterrupted, "it was stopped").with_note("nothing was changed");
 }
@@ -154,11 +161,18 @@ Result<void> LibvirtMachines::create_snapshot(const std::string& domain, const M
   const SnapshotHandle made(library.virDomainSnapshotCreateXML(found.get(), snapshot.document.c_str(), flags),
                             library.virDomainSnapshotFree);
   std::optional<Error> error;
-  if (!made) error = connection_.last_error("libvirtd could not take it");
+  bool may_be_frozen = false;
+  if (!made) {
+    const virErrorPtr said = library.virGetLastError();
+    may_be_frozen = said == nullptr || leaves_freeze_open(said->code);
+    error = connection_.last_error("libvirtd could not take it");
+    may_be_frozen = may_be_frozen || library.virConnectIsAlive(connection_.handle()) != 1;
+  }
   job.finish();
   if (snapshot.quiesce) {
     if (error) {
-      error->notes.emplace_back(make_sure_of_thaw(domain, snapshot.quiesce_seconds, watch));
+      error->notes.emplace_back(may_be_frozen ? make_sure_of_thaw(domain, snapshot.quiesce_seconds)
+                                              : "without --quiesce no guest agent is needed");
     } else if (job.was_thawed()) {
       error =
           make_error(ErrorKind::kIo,
@@ -175,11 +189,10 @@ Result<void> LibvirtMachines::create_snapshot(const std::string& domain, const M
 
 // The agent does one thing after the other. It may have been told to freeze, and do so only after everybody has given
 // up; so nothing but its answer to a thaw says that the guest is not frozen.
-std::string LibvirtMachines::make_sure_of_thaw(const std::string& domain, int quiesce_seconds,
-                                               const Watch& watch) const {
+std::string LibvirtMachines::make_sure_of_thaw(const std::string& domain, int quiesce_seconds) const {
   constexpr std::chrono::seconds kPatience(60);
   const auto deadline = std::chrono::steady_clock::now() + kPatience + std::chrono::seconds(quiesce_seconds);
-  while (std::chrono::steady_clock::now() < deadline && !(watch.cancelled && watch.cancelled())) {
+  while (std::chrono::steady_clock::now() < deadline) {
     switch (try_thaw(connection_.uri(), domain)) {
       case Thaw::kAnswered:
         return "the guest's file systems are not frozen; without --quiesce no guest agent is needed";

@@ -25,7 +25,7 @@ class LibvirtMachines final : public Machines {
  private:
   // After a failure in the middle of a quiesced snapshot: a guest must not stay frozen. Waits for the agent, and for a
   // libvirtd that has ended, and gives what to tell the user.
-  std::string make_sure_of_thaw(const std::string& domain, int quiesce_seconds, const Watch& watch) const;
+  std::string make_sure_of_thaw(const std::string& domain, int quiesce_seconds) const;
 
   Connection& connection_;
   bool has_images_here_;

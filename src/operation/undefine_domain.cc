@@ -23,7 +23,7 @@ class Undefining {
   void remove_storage();
   // The points of all snapshots go from the images that stay.
   void remove_points(MetadataEdit& metadata);
-  std::vector<FileChange> remaining_files() const;
+  const std::set<std::string>& removed() const { return removed_; }
   std::vector<DiskTask> take_tasks() { return std::move(tasks_); }
 
  private:
@@ -73,15 +73,14 @@ void Undefining::remove_storage() {
       operation_.remove_image(disk.source);
     }
   }
-}
-
-// After the definition: whoever has that may refuse.
-std::vector<FileChange> Undefining::remaining_files() const {
-  std::vector<FileChange> changes;
-  if (const auto nvram = definition_.nvram_path(); nvram && request_.storage) {
-    changes.push_back({.path = *nvram, .contents = std::nullopt});
+  const auto nvram = definition_.nvram_path();
+  const auto path = nvram ? host_.layout().resolve(*nvram) : Result<std::string>(std::string());
+  if (!nvram || !path) return;
+  if (const auto need = others->find(*path); need != others->end()) {
+    operation_.plan().notes.push_back(fmt::format("{} stays, domain '{}' uses it", *nvram, need->second.domain));
+  } else if (removed_.insert(*nvram).second) {
+    operation_.remove_image(*nvram);
   }
-  return changes;
 }
 
 void Undefining::remove_points(MetadataEdit& metadata) {
@@ -154,12 +153,23 @@ Result<Operation> plan_undefine_domain(Host& host, const UndefineDomainRequest& 
     for (const std::string& name : names) changes.push_back(host.metadata().removing(request.domain, name));
   }
   changes.push_back(host.definitions().removing(request.domain));
-  for (FileChange& change : undefining.remaining_files()) changes.push_back(std::move(change));
   operation.add(std::move(changes));
   operation.expect_definition(domain.definition);
   operation.expect([&host, name = request.domain]() -> Result<void> {
     if (TRY(host.state(name)) == DomainState::kShutOff) return {};
     return make_error(ErrorKind::kInUse, fmt::format("somebody has started '{}' meanwhile", name));
+  });
+  // Whoever was asked whether it may go took his time.
+  operation.expect([&host, name = request.domain, going = undefining.removed()]() -> Result<void> {
+    if (going.empty()) return {};
+    const auto needs = TRY(images_needed(host, name));
+    for (const std::string& path : going) {
+      const auto resolved = host.layout().resolve(path);
+      if (!resolved || !needs.contains(*resolved)) continue;
+      return make_error(ErrorKind::kInUse, fmt::format("domain '{}' needs {} by now", needs.at(*resolved).domain, path))
+          .with_note("give the command again, and it stays");
+    }
+    return {};
   });
   operation.remove_directory(Layout::snapshots_directory(request.domain));
   return operation;

@@ -29,7 +29,7 @@ struct Span {
 // By cluster of the file. Memory grows with the parts of the file that are held.
 class Holders {
  public:
-  explicit Holders(uint64_t clusters) : clusters_(clusters), chunks_(div_round_up(clusters, kPerChunk)) {}
+  explicit Holders(uint64_t clusters) : clusters_(clusters) {}
 
   // False where there are no such clusters.
   bool add(uint64_t first, uint64_t count, const Span& span) {
@@ -47,8 +47,7 @@ class Holders {
 
   std::map<std::pair<uint32_t, uint32_t>, uint64_t> bytes_by_span(uint64_t cluster_size) const {
     std::map<std::pair<uint32_t, uint32_t>, uint64_t> held;
-    for (const std::unique_ptr<Span[]>& chunk : chunks_) {
-      if (!chunk) continue;
+    for (const auto& [index, chunk] : chunks_) {
       for (uint64_t i = 0; i < kPerChunk;) {
         const Span span = chunk[i];
         uint64_t end = i + 1;  // neighbours are mostly of the same points
@@ -63,7 +62,7 @@ class Holders {
  private:
   static constexpr uint64_t kPerChunk = 65536;
   uint64_t clusters_;
-  std::vector<std::unique_ptr<Span[]>> chunks_;
+  std::unordered_map<uint64_t, std::unique_ptr<Span[]>> chunks_;
 };
 
 struct PointTables {
@@ -110,7 +109,7 @@ class Counting {
     return {};
   }
   Result<void> look_at_tables();
-  PointSpace space_of(const PointTables& tables) const;
+  Result<PointSpace> space_of(const PointTables& tables) const;
   Result<uint64_t> shared(const PointTables& point, const PointTables& previous) const;
   std::map<std::pair<uint32_t, uint32_t>, uint64_t> held() const {
     return holders_.bytes_by_span(format_.cluster_size());
@@ -121,6 +120,11 @@ class Counting {
     Span span;
     TableTotals totals;
   };
+  Result<TableTotals> totals_of(const TableReference& reference) const {
+    const auto found = tables_.find(reference.host_offset);
+    if (found != tables_.end()) return found->second.totals;
+    return corruption(file_.name(), reference.host_offset, "a table was changed while it was looked at");
+  }
   Result<void> hold(uint64_t first, uint64_t count, const Span& span) {
     if (count == 0 || holders_.add(first, count, span)) return {};
     return corruption(file_.name(), first * format_.cluster_size(), "a reference leads behind the end of the file");
@@ -154,12 +158,12 @@ Result<void> Counting::look_at_tables() {
   });
 }
 
-PointSpace Counting::space_of(const PointTables& tables) const {
+Result<PointSpace> Counting::space_of(const PointTables& tables) const {
   PointSpace space;
   space.table_bytes = (tables.l1_clusters + tables.references.size()) * format_.cluster_size();
   space.referenced_bytes = space.table_bytes;
   for (const TableReference& reference : tables.references) {
-    space.referenced_bytes += bytes_of(tables_.at(reference.host_offset).totals, format_.cluster_size());
+    space.referenced_bytes += bytes_of(TRY(totals_of(reference)), format_.cluster_size());
   }
   return space;
 }
@@ -174,7 +178,7 @@ Result<uint64_t> Counting::shared(const PointTables& point, const PointTables& p
     if (before == previous.references.end()) break;
     if (before->l1_index != reference.l1_index) continue;
     if (before->host_offset == reference.host_offset) {
-      bytes += format_.cluster_size() + bytes_of(tables_.at(reference.host_offset).totals, format_.cluster_size());
+      bytes += format_.cluster_size() + bytes_of(TRY(totals_of(reference)), format_.cluster_size());
       continue;
     }
     TRY(scan_.read_batch({&reference, 1}, one));
@@ -225,7 +229,7 @@ Result<PointSpaces> Image::point_spaces() {
   PointTables previous;
   for (size_t point = 0; point <= s.snapshots.size(); ++point) {
     PointTables tables = TRY(tables_of(point));
-    points.push_back(counting.space_of(tables));
+    points.push_back(TRY(counting.space_of(tables)));
     points.back().shared_with_previous_bytes = TRY(counting.shared(tables, previous));
     previous = std::move(tables);
   }

@@ -172,6 +172,7 @@ Result<std::optional<JournalRecord>> Journal::read(const std::string& domain) co
     Error e = std::move(record).error();
     if (e.path.empty()) e.message = fmt::format("the journal record {}: {}", path, e.message);
     e.path = path;
+    if (e.kind == ErrorKind::kPermission || e.kind == ErrorKind::kIo) return e;
     e.notes.push_back(fmt::format(
         "'{}' may be between two states; look at its disks with `varve where` and `varve image snapshot -l`, and "
         "remove the record when they are right",
@@ -250,7 +251,8 @@ Result<std::vector<Error>> Journal::apply_changes(const JournalRecord& record) {
     JournalRecord rest = record;
     rest.images.clear();
     rest.changes.clear();
-    TRY(write(rest));
+    // It may be the space that is wanted. The images are nobody's now, whether that is on record or not.
+    (void)write(rest);
   }
   for (const std::string& path : record.removed_images) {
     step(fmt::format("remove the image {}", path));
@@ -271,6 +273,7 @@ Result<void> Journal::clear(const std::string& domain) {
 }
 
 Result<Recovery> Journal::abandon(const JournalRecord& record) {
+  const std::vector<OpenImage> images = TRY(open_images(layout_, record));
   TRY(clear(record.domain));
   Recovery recovery;
   recovery.outcome = Recovery::Outcome::kAbandoned;
@@ -279,6 +282,10 @@ Result<Recovery> Journal::abandon(const JournalRecord& record) {
   recovery.message =
       fmt::format("an interrupted `varve {}` is given up: '{}' is another domain by now, which is left alone",
                   record.operation, record.domain);
+  for (const OpenImage& image : images) {
+    if (image.state != ImageState::kCommitted) continue;
+    recovery.notes.push_back(named(image) + " has the change already");
+  }
   for (const std::string& path : record.removed_images) {
     if (layout_.resolve(path)) recovery.notes.push_back(fmt::format("the image {} was to be removed, and stays", path));
   }

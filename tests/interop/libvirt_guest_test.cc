@@ -206,12 +206,14 @@ TEST_F(LibvirtGuestTest, AGuestIsThawedThoughLibvirtdEndsMeanwhile) {
   start("freezes=4");
   wait_for_agent();
   const auto command = begin("snapshot create guest lost --disk-only --quiesce");
-  // The agent has been told to freeze, and nobody waits for it any more.
-  std::this_thread::sleep_for(std::chrono::seconds(2));
+  // The agent has been told to freeze; now nobody waits for it any more.
+  wait_until("the agent begins to freeze",
+             [&] { return libvirtd_->run_there({"cat", kConsole}).out.find("freezing") != std::string::npos; });
   ASSERT_EQ(libvirtd_->run_there({"sh", "-c", "kill -9 $(cat /run/libvirtd.pid)"}).exit_code, 0);
   std::this_thread::sleep_for(std::chrono::seconds(1));
   ASSERT_EQ(libvirtd_->run_there({"sh", "-c", "libvirtd -d </dev/null"}).exit_code, 0);
-  EXPECT_NE(command->close_and_wait(), 0);
+  EXPECT_EQ(command->close_and_wait(), 1);
+  EXPECT_THAT(command->output(), HasSubstr("the guest's file systems are not frozen"));
   EXPECT_FALSE(is_frozen());
   wait_for_ticks(3);
 }
@@ -219,7 +221,7 @@ TEST_F(LibvirtGuestTest, AGuestIsThawedThoughLibvirtdEndsMeanwhile) {
 TEST_F(LibvirtGuestTest, WithoutAnAgentNothingIsFrozen) {
   start();
   virsh({"destroy", "guest"});
-  virsh({"start", "guest", "--paused"});
+  virsh({"start", "guest"});  // its agent comes seconds later
   const ProcessResult result = varve({"snapshot", "create", "guest", "none", "--disk-only", "--quiesce"});
   EXPECT_NE(result.exit_code, 0);
   EXPECT_THAT(result.err, HasSubstr("without --quiesce none is needed"));

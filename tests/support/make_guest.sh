@@ -48,7 +48,7 @@ mount -t ext4 /dev/vda /mnt
 for word in $(cat /proc/cmdline); do
   case $word in
     freezes=*)
-      printf '#!/bin/busybox sh\n[ "$1" = thaw ] || sleep %s\n' "${word#*=}" >/etc/hook
+      printf '#!/bin/busybox sh\n[ "$1" = thaw ] && exit\necho freezing >/dev/console\nsleep %s\n' "${word#*=}" >/etc/hook
       chmod 755 /etc/hook
       hook=-F/etc/hook ;;
   esac
