@@ -2,7 +2,9 @@
 // itself. What the one makes, the other lists, reverts to and deletes.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <filesystem>
 #include <regex>
 
 #include "base/atomic_file.h"
@@ -272,6 +274,38 @@ TEST_F(LibvirtHostTest, ADefinitionThatLibvirtdRefusesLeavesNothingBehind) {
   // Nothing is left to be finished.
   const test::ProcessResult after = varve({"vm", "list"});
   EXPECT_THAT(after.err, IsEmpty());
+}
+
+// As the socket for looking is open to everybody, and the other one is not.
+TEST_F(LibvirtHostTest, WhoMayOnlyLookLooksAndIsToldWhoMayDoMore) {
+  REQUIRES_PROGRAM("setpriv");
+  varve_ok({"snapshot", "create", "vm", "first"});
+  test::TempDir home;
+  home.write("libvirtd.conf",
+             "auth_unix_ro = \"none\"\nauth_unix_rw = \"none\"\n"
+             "unix_sock_ro_perms = \"0777\"\nunix_sock_rw_perms = \"0700\"\n");
+  std::filesystem::copy_file(home / "libvirtd.conf", host_.root() + "/etc/libvirt/libvirtd.conf");
+  libvirtd_->restart();
+  // The command may lie where only root gets to.
+  std::filesystem::copy_file(VARVE_COMMAND, home / "varve");
+  constexpr unsigned kNobody = 65534;
+  ASSERT_EQ(::chown(home.path().c_str(), kNobody, kNobody), 0);
+  const auto as_nobody = [&](const std::vector<std::string>& arguments) {
+    std::vector<std::string> command = {"setpriv",       "--reuid=65534",       "--regid=65534", "--clear-groups",
+                                        "env",           "HOME=" + home.path(), home / "varve",  "-c",
+                                        "qemu:///system"};
+    command.insert(command.end(), arguments.begin(), arguments.end());
+    return libvirtd_->run_there(std::move(command));
+  };
+  const test::ProcessResult list = as_nobody({"snapshot", "list", "vm"});
+  EXPECT_EQ(list.exit_code, 0) << list.err;
+  EXPECT_THAT(list.out, HasSubstr("first"));
+  EXPECT_EQ(as_nobody({"snapshot", "show", "vm", "first"}).exit_code, 0);
+  const test::ProcessResult refused = as_nobody({"snapshot", "create", "vm", "second"});
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.err, HasSubstr("qemu:///system can be looked at, but not changed"));
+  EXPECT_THAT(refused.err, HasSubstr("members of the group `libvirt` may change it"));
+  EXPECT_EQ(snapshots(), std::vector<std::string>{"first"});
 }
 
 }  // namespace

@@ -16,6 +16,7 @@ namespace {
 // so do it and every daemon and guest in there.
 //  - A /dev/kvm that libvirt's user cannot open makes libvirtd throw away its capability cache at every look-up (a
 //    define takes a minute), so it gets a node of its own that the group kvm can open. The host's is not touched.
+//  - File systems that other tests have mounted are let go of: here they would live on after these unmount them.
 //  - virtlogd must be there first.
 //  - Guests become children of process 1 and must be reaped, or libvirtd waits a minute for one that it destroyed to
 //    go away: so the shell waits, and a child of its reads.
@@ -23,6 +24,12 @@ constexpr const char* kScript = R"(
 set -e
 root=$1 scratch=$2
 mount --make-rprivate /
+sed 's/^[^ ]* [^ ]* [^ ]* [^ ]* \([^ ]*\) .*/\1/' /proc/self/mountinfo | grep varve-test- | while read -r mounted; do
+  case $root/ in
+    "$mounted"/*) ;;
+    *) umount --lazy "$mounted" || true ;;
+  esac
+done
 mkdir -p "$root/etc/libvirt" "$root/var/lib/libvirt" "$scratch/run" "$scratch/cache" "$scratch/log/qemu" "$scratch/dev"
 if [ -e /dev/kvm ] && getent group kvm >/dev/null; then
   mount -t tmpfs -o mode=755 tmpfs "$scratch/dev"
