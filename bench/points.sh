@@ -14,7 +14,7 @@ section_points() {
     # A day's work: sixteen places, spread over the disk.
     local writes=()
     for ((place = 0; place < 16; ++place)); do
-      writes+=(-c "write -q $((bytes / 16 * place + number * 1048576)) 64k")
+      writes+=(-c "write -q $((bytes * place / 16 + number * 1048576)) 64k")
     done
     qemu-io -f qcow2 "${writes[@]}" "$image"
     by_us snapshot create vm "day-$number"

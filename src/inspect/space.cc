@@ -65,7 +65,7 @@ Result<void> Looking::look_at(const Disk& disk) {
   if (disk.device != DiskDevice::kDisk || disk.source.empty()) return {};
   DiskSpace space;
   space.target = disk.target;
-  space.format_is_qcow2 = disk.format == "qcow2";
+  space.may_hold_points = disk.format == "qcow2";
   if (disk.is_local_file()) space.files.push_back(file_at(layout_, disk.source));
   if (disk.format != "qcow2") {
     space.problem = "its image is no qcow2 file and holds no snapshots";
@@ -167,7 +167,7 @@ Result<uint64_t> DomainSpace::exclusive_bytes(const std::string& first, const st
         .with_note(fmt::format("say {}..{}", last, first));
   }
   for (const DiskSpace& disk : disks) {
-    if (disk.space || !disk.has_points()) continue;
+    if (disk.space || !disk.may_hold_points) continue;
     return make_error(ErrorKind::kRefused,
                       fmt::format("what that gives back can't be told: disk {}: {}", disk.target, disk.problem));
   }

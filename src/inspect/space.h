@@ -29,8 +29,7 @@ struct DiskSpace {
   std::optional<qcow2::PointSpaces> space;  // nothing: see `problem`; its last point is the present state
   std::vector<std::string> points;          // their names, in the same order, without the present state
   std::string problem;                      // why it could not be looked into
-  bool has_points() const { return format_is_qcow2; }
-  bool format_is_qcow2 = false;  // else it can't hold any
+  bool may_hold_points = false;             // else there is nothing to be told, and a problem hides nothing
 };
 
 // Of one snapshot, or of the present state: every disk of today that holds it.

@@ -15,9 +15,26 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/varve-guest.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 chmod 755 "$work" # apt gets packages as a user of its own
 
-kernel=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-.*\)/\1/p' | head -n 1)
-echo "make_guest.sh: getting ${kernel:?no linux-image-cloud-amd64: apt-get update}, busybox-static and qemu-guest-agent"
-(cd "$work" && apt-get -q -q -o Acquire::Retries=3 download "$kernel" busybox-static qemu-guest-agent 2>/dev/null)
+get_packages() {
+  local kernel
+  kernel=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null |
+    sed -n 's/.*Depends: \(linux-image-.*\)/\1/p' | head -n 1)
+  [ -n "$kernel" ] || return 1
+  echo "make_guest.sh: getting $kernel, busybox-static and qemu-guest-agent"
+  (cd "$work" && apt-get -q -q -o Acquire::Retries=3 download "$kernel" busybox-static qemu-guest-agent) \
+    >"$work/log" 2>&1
+}
+if ! get_packages; then
+  # The package lists may be missing, or too old.
+  as_root=(env)
+  [ "$(id -u)" -eq 0 ] || as_root=(sudo env)
+  "${as_root[@]}" apt-get -q -q -o DPkg::Lock::Timeout=300 update >"$work/log" 2>&1 </dev/null || true
+  if ! get_packages; then
+    cat "$work/log" >&2
+    echo "make_guest.sh: the packages can't be had; above is what apt-get said" >&2
+    exit 1
+  fi
+fi
 for package in "$work"/*.deb; do dpkg-deb -x "$package" "$work/packages"; done
 packages=$work/packages
 
