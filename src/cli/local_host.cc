@@ -112,10 +112,11 @@ Result<std::unique_ptr<Host>> open_host(Context& context, const std::string& com
   return open_chosen(context, TRY(choose_host_for(context)), command, if_missing);
 }
 
-Result<std::unique_ptr<Host>> open_host_at(Context& context, const std::string& uri, const std::string& command) {
+Result<std::unique_ptr<Host>> open_host_at(Context& context, const std::string& uri, const std::string& command,
+                                           IfMissing if_missing) {
   HostQuery query;
   query.option = uri;
-  return open_chosen(context, TRY(choose_host(query)), command, IfMissing::kFail);
+  return open_chosen(context, TRY(choose_host(query)), command, if_missing);
 }
 
 Result<ExitCode> run_or_print(Context& context, Operation& operation, const std::string& done, nlohmann::json result) {

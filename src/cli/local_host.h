@@ -23,8 +23,9 @@ enum class IfMissing { kFail, kCreate };
 Result<std::unique_ptr<Host>> open_host(Context& context, const std::string& command,
                                         IfMissing if_missing = IfMissing::kFail);
 
-// The host of this URI, for looking.
-Result<std::unique_ptr<Host>> open_host_at(Context& context, const std::string& uri, const std::string& command);
+// The host of this URI.
+Result<std::unique_ptr<Host>> open_host_at(Context& context, const std::string& uri, const std::string& command,
+                                           IfMissing if_missing = IfMissing::kFail);
 
 // Runs the operation, or with --dry-run prints its plan. Prints `done` (and notes, to standard error) for people, and
 // `result` with "notes" in it as JSON.

@@ -12,6 +12,7 @@
 #include "cli/new_disk_argument.h"
 #include "cli/text_table.h"
 #include "cli/vm_recover.h"
+#include "cli/vm_transfer.h"
 #include "domain/xml.h"
 #include "operation/create_domain.h"
 #include "operation/define_domain.h"
@@ -208,6 +209,7 @@ void add_vm_commands(CLI::App& app, Context& context) {
 
   add_create(*vm, context);
   add_vm_recover(*vm, context);
+  add_vm_transfer(*vm, context);
 }
 
 }  // namespace varve::cli

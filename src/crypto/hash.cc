@@ -119,6 +119,36 @@ Result<void> Hasher::digest(std::span<const std::byte> first, std::span<const st
   return {};
 }
 
+struct RunningHash::Context {
+  Digest algorithm;
+  EVP_MD_CTX* context = nullptr;
+  ~Context() { EVP_MD_CTX_free(context); }
+};
+
+RunningHash::RunningHash(std::unique_ptr<Context> context) : context_(std::move(context)) {}
+RunningHash::RunningHash(RunningHash&&) noexcept = default;
+RunningHash::~RunningHash() = default;
+
+Result<RunningHash> RunningHash::make(HashAlgorithm hash) {
+  auto context = std::make_unique<Context>();
+  context->algorithm = TRY(fetch(hash));
+  context->context = EVP_MD_CTX_new();
+  if (context->context == nullptr || EVP_DigestInit_ex2(context->context, context->algorithm.get(), nullptr) != 1) {
+    return library_error("preparing a hash");
+  }
+  return RunningHash(std::move(context));
+}
+
+Result<void> RunningHash::update(std::span<const std::byte> bytes) {
+  if (EVP_DigestUpdate(context_->context, bytes.data(), bytes.size()) != 1) return library_error("hashing");
+  return {};
+}
+
+Result<void> RunningHash::finish(std::span<std::byte> digest) {
+  if (EVP_DigestFinal_ex(context_->context, raw(digest), nullptr) != 1) return library_error("hashing");
+  return {};
+}
+
 Result<void> pbkdf2(HashAlgorithm hash, std::span<const std::byte> passphrase, std::span<const std::byte> salt,
                     uint32_t iterations, std::span<std::byte> key) {
   if (iterations == 0 || iterations > kMaxIterations) {

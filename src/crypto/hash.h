@@ -34,6 +34,22 @@ class Hasher {
   std::unique_ptr<Context> context_;
 };
 
+// The digest of what comes in pieces.
+class RunningHash {
+ public:
+  static Result<RunningHash> make(HashAlgorithm hash);
+  RunningHash(RunningHash&&) noexcept;
+  ~RunningHash();
+  Result<void> update(std::span<const std::byte> bytes);
+  // Once, at the end; `digest` has digest_bytes().
+  Result<void> finish(std::span<std::byte> digest);
+
+ private:
+  struct Context;
+  explicit RunningHash(std::unique_ptr<Context> context);
+  std::unique_ptr<Context> context_;
+};
+
 // What PBKDF2 is asked for at most: the library counts in int.
 inline constexpr uint32_t kMaxIterations = 0x7fffffff;
 

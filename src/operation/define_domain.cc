@@ -9,18 +9,6 @@ namespace varve {
 
 namespace {
 
-void check_uuid(const Host& host, const DomainDocument& definition, Preflight& preflight) {
-  if (definition.uuid().empty()) return;
-  const auto listing = preflight.accept(host.definitions().list());
-  if (!listing) return;
-  for (const DomainDocument& other : listing->domains) {
-    if (other.name() == definition.name() || other.uuid() != definition.uuid()) continue;
-    preflight.refuse(make_error(ErrorKind::kAlreadyExists,
-                                fmt::format("domain '{}' has the UUID {} already", other.name(), other.uuid()))
-                         .with_note("leave <uuid> out, and a new one is made up"));
-  }
-}
-
 // Paths in a definition are paths as seen from ROOT. One that is there only as seen from here was meant otherwise.
 void check_disk(const Host& host, const Disk& disk, Preflight& preflight, Plan& plan) {
   if (!disk.is_local_file() || disk.source.empty()) return;
@@ -48,8 +36,20 @@ void check_disk(const Host& host, const Disk& disk, Preflight& preflight, Plan& 
 
 }  // namespace
 
+void check_uuid(const Host& host, const DomainDocument& definition, Preflight& preflight, const std::string& remedy) {
+  if (definition.uuid().empty()) return;
+  const auto listing = preflight.accept(host.definitions().list());
+  if (!listing) return;
+  for (const DomainDocument& other : listing->domains) {
+    if (other.name() == definition.name() || other.uuid() != definition.uuid()) continue;
+    preflight.refuse(make_error(ErrorKind::kAlreadyExists,
+                                fmt::format("domain '{}' has the UUID {} already", other.name(), other.uuid()))
+                         .with_note(remedy));
+  }
+}
+
 void check_definition(const Host& host, const DomainDocument& definition, Preflight& preflight, Plan& plan) {
-  check_uuid(host, definition, preflight);
+  check_uuid(host, definition, preflight, "leave <uuid> out, and a new one is made up");
   for (const Disk& disk : definition.disks()) check_disk(host, disk, preflight, plan);
 }
 

@@ -42,18 +42,6 @@ void remove_temporary_files(const std::string& directory) {
   }
 }
 
-Result<FileStamp> stamp_of(const FileDevice& file) {
-  struct stat status;
-  if (::fstat(file.fd(), &status) != 0) {
-    return system_error(errno, fmt::format("can't look at {}", file.name()), file.name());
-  }
-  return FileStamp{.device = status.st_dev,
-                   .inode = status.st_ino,
-                   .size = static_cast<uint64_t>(status.st_size),
-                   .mtime_sec = status.st_mtim.tv_sec,
-                   .mtime_nsec = static_cast<uint32_t>(status.st_mtim.tv_nsec)};
-}
-
 // What recovery finds an image to be.
 enum class ImageState {
   kCommitted,  // has the new header, or one that QEMU made out of it since
@@ -111,6 +99,18 @@ std::string named(const OpenImage& image) {
 }
 
 }  // namespace
+
+Result<FileStamp> stamp_of(const FileDevice& file) {
+  struct stat status;
+  if (::fstat(file.fd(), &status) != 0) {
+    return system_error(errno, fmt::format("can't look at {}", file.name()), file.name());
+  }
+  return FileStamp{.device = status.st_dev,
+                   .inode = status.st_ino,
+                   .size = static_cast<uint64_t>(status.st_size),
+                   .mtime_sec = status.st_mtim.tv_sec,
+                   .mtime_nsec = static_cast<uint32_t>(status.st_mtim.tv_nsec)};
+}
 
 Result<FileStamp> sync_and_stamp(FileDevice& file) {
   TRY(file.sync_all());  // the time of the last write has to be on the disk too

@@ -20,6 +20,7 @@ namespace varve {
 
 class FileDevice;
 
+Result<FileStamp> stamp_of(const FileDevice& file);
 // The stamp of an open file, with everything written to it on stable storage first.
 Result<FileStamp> sync_and_stamp(FileDevice& file);
 

@@ -32,7 +32,8 @@ reach() {
     libvirt) echo 'base io crypto qcow2 image domain store disk host libvirt' ;;
     operation) echo 'base io check crypto qcow2 image domain store disk host inspect operation' ;;
     inspect) echo 'base io check crypto qcow2 image domain store disk host inspect' ;;
-    cli) echo 'base io check crypto qcow2 image domain store disk host libvirt operation inspect cli' ;;
+    transfer) echo 'base io check crypto qcow2 image domain store disk host inspect operation transfer' ;;
+    cli) echo 'base io check crypto qcow2 image domain store disk host libvirt operation transfer inspect cli' ;;
     *) echo '' ;;
   esac
 }

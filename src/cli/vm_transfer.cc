@@ -1,0 +1,242 @@
+#include "cli/vm_transfer.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <ctime>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "base/units.h"
+#include "cli/command.h"
+#include "cli/interrupt.h"
+#include "cli/local_host.h"
+#include "cli/plan_text.h"
+#include "transfer/export_directory.h"
+#include "transfer/transfer.h"
+
+namespace varve::cli {
+
+namespace {
+
+using nlohmann::json;
+
+struct Request {
+  std::string domain;
+  std::string where;   // DIRECTORY, or a host's URI
+  std::string images;  // of the receiving host
+  bool verify = false;
+};
+
+bool is_uri(const std::string& where) {
+  const size_t colon = where.find(':');
+  return colon != std::string::npos && colon < where.find('/');
+}
+
+std::string absolute(const std::string& path) {
+  return std::filesystem::absolute(path).lexically_normal().string();
+}
+
+std::string directory_uri(const std::string& path) {
+  return "dir:" + absolute(path);
+}
+
+// The same without a slash at its end.
+std::string tidy(std::string path) {
+  while (path.size() > 1 && path.ends_with('/')) path.pop_back();
+  return path;
+}
+
+json notes_of(Transfer& transfer, const std::vector<std::string>& more = {}) {
+  json notes = transfer.plan().notes;
+  for (const std::string& note : more) notes.push_back(note);
+  return notes;
+}
+
+void tell(Context& context, const std::string& text, const json& result) {
+  if (context.options.json) return print_json(context, result);
+  if (context.options.quiet) return;
+  context.output.print(text + "\n");
+  for (const json& note : result["notes"]) context.output.note(fmt::format("  note: {}\n", note.get<std::string>()));
+}
+
+Result<void> run(Context& context, Transfer& transfer) {
+  const InterruptWatch interrupts;
+  ProgressBar bar(transfer.plan().title, !context.options.quiet && !context.options.json);
+  return transfer.run({.progress = [&](uint64_t at, uint64_t total) { bar.update(at, total); },
+                       .cancelled = [] { return interrupted(); }});
+}
+
+Result<ExitCode> move_within(Context& context, Host& host, const Request& request) {
+  const std::string directory = tidy(absolute(request.where));
+  const auto images = host.layout().to_root_path(directory);
+  if (!images && images.error().kind == ErrorKind::kNotFound) {
+    return make_error(ErrorKind::kNotFound, fmt::format("there is no directory {}", directory))
+        .with_note(fmt::format("`mkdir -p '{0}'` makes it; `--to 'dir:{0}'` makes a host of its own there, with the "
+                               "definition and the snapshots in it",
+                               directory));
+  }
+  Transfer transfer =
+      TRY(Transfer::plan(host, host,
+                         {.purpose = TransferPurpose::kMove,
+                          .domain = request.domain,
+                          .images_directory = TRY(images),
+                          .verifies = true,
+                          .command = fmt::format("vm move '{}' --to '{}'", request.domain, request.where)}));
+  if (context.options.dry_run) {
+    print_plan(context.output, context.options.json, transfer.plan());
+    return ExitCode::kDone;
+  }
+  TRY(run(context, transfer));
+  tell(context, fmt::format("The images of '{}' are in {} now.", request.domain, directory),
+       {{"domain", request.domain}, {"images", directory}, {"notes", notes_of(transfer)}});
+  return ExitCode::kDone;
+}
+
+Result<ExitCode> move_domain(Context& context, const Request& request) {
+  const auto host = TRY(open_host(context, "vm move " + request.domain));
+  if (!is_uri(request.where)) return move_within(context, *host, request);
+  TRY(host->check_writable());
+  const auto target = TRY(open_host_at(context, request.where, "vm move " + request.domain, IfMissing::kCreate));
+  Transfer transfer =
+      TRY(Transfer::plan(*host, *target,
+                         {.purpose = TransferPurpose::kMove,
+                          .domain = request.domain,
+                          .images_directory = tidy(request.images),
+                          .verifies = true,
+                          .command = fmt::format("vm move '{}' --to '{}'", request.domain, request.where)}));
+  if (context.options.dry_run) {
+    transfer.plan().steps.push_back(
+        fmt::format("undefine '{}' here, and remove its snapshots and its images", request.domain));
+    print_plan(context.output, context.options.json, transfer.plan());
+    return ExitCode::kDone;
+  }
+  TRY(run(context, transfer));
+  auto removed = transfer.remove_source();
+  if (!removed) {
+    return std::move(removed)
+        .error()
+        .context(fmt::format("'{}' is on {} now, verified, but it is still here, too", request.domain, request.where))
+        .with_note("the same command goes on with removing it here");
+  }
+  tell(context, fmt::format("Domain '{}' is on {} now.", request.domain, request.where),
+       {{"domain", request.domain}, {"host", request.where}, {"notes", notes_of(transfer, *removed)}});
+  return ExitCode::kDone;
+}
+
+Result<ExitCode> export_domain(Context& context, const Request& request) {
+  const auto host = TRY(open_host(context, "vm export " + request.domain));
+  const std::string directory = tidy(absolute(request.where));
+  const auto target =
+      TRY(open_host_at(context, directory_uri(directory), "vm export " + request.domain, IfMissing::kCreate));
+  Transfer transfer =
+      TRY(Transfer::plan(*host, *target,
+                         {.purpose = TransferPurpose::kExport,
+                          .domain = request.domain,
+                          .images_directory = {},
+                          .verifies = request.verify,
+                          .command = fmt::format("vm export '{}' '{}'", request.domain, request.where)}));
+  if (context.options.dry_run) {
+    transfer.plan().steps.push_back(
+        fmt::format("write {}/{}{} with the checksums of all files", directory, request.domain, kManifestSuffix));
+    print_plan(context.output, context.options.json, transfer.plan());
+    return ExitCode::kDone;
+  }
+  TRY(run(context, transfer));
+  const Manifest manifest = TRY(transfer.manifest(std::time(nullptr)));
+  TRY(save_manifest(target->layout(), manifest));
+  json files = json::array();
+  uint64_t bytes = 0;
+  for (const ManifestFile& file : manifest.files) {
+    files.push_back(
+        {{"path", file.path}, {"role", name_of(file.role)}, {"size_bytes", file.size_bytes}, {"sha256", file.sha256}});
+    bytes += file.size_bytes;
+  }
+  tell(context,
+       fmt::format("Domain '{0}' is exported to {1}: {2} files, {3}.\n"
+                   "`cd '{1}' && sha256sum -c '{0}{4}'` checks them; `varve -c 'dir:{1}' …` works with it there;\n"
+                   "`varve vm import '{1}' '{0}'` brings it back, here or on another host.",
+                   request.domain, directory, manifest.files.size(), format_size(bytes), kChecksumsSuffix),
+       {{"domain", request.domain}, {"directory", directory}, {"files", files}, {"notes", notes_of(transfer)}});
+  return ExitCode::kDone;
+}
+
+// The only one that there is, where nobody says which.
+Result<std::string> choose_domain(const Layout& layout, const std::string& said) {
+  if (!said.empty()) return said;
+  const std::vector<std::string> domains = TRY(exported_domains(layout));
+  if (domains.size() == 1) return domains[0];
+  if (domains.empty()) {
+    return make_error(ErrorKind::kNotFound, fmt::format("there is no export in {}", layout.root()))
+        .with_note(fmt::format("what `vm export` writes has a file NAME{} at its top", kManifestSuffix));
+  }
+  return make_error(ErrorKind::kInvalidArgument,
+                    fmt::format("{} holds several machines: {}", layout.root(), list_of(domains)))
+      .with_note("say which: `varve vm import DIRECTORY VM`");
+}
+
+Result<ExitCode> import_domain(Context& context, const Request& request) {
+  const auto source = TRY(open_host_at(context, directory_uri(tidy(absolute(request.where))), "vm import"));
+  const std::string domain = TRY(choose_domain(source->layout(), request.domain));
+  Manifest manifest = TRY(load_manifest(source->layout(), domain));
+  const auto host = TRY(open_host(context, "vm import " + domain, IfMissing::kCreate));
+  Transfer transfer = TRY(Transfer::plan(*source, *host,
+                                         {.purpose = TransferPurpose::kImport,
+                                          .domain = domain,
+                                          .images_directory = tidy(request.images),
+                                          .verifies = request.verify,
+                                          .command = fmt::format("vm import '{}' '{}'", request.where, domain),
+                                          .manifest = std::move(manifest)}));
+  if (context.options.dry_run) {
+    print_plan(context.output, context.options.json, transfer.plan());
+    return ExitCode::kDone;
+  }
+  TRY(run(context, transfer));
+  tell(context, fmt::format("Domain '{}' is imported.", domain), {{"domain", domain}, {"notes", notes_of(transfer)}});
+  return ExitCode::kDone;
+}
+
+void add_action(CLI::App* command, Context& context, const std::shared_ptr<Request>& request,
+                Result<ExitCode> (*action)(Context&, const Request&)) {
+  command->callback([&context, request, action] {
+    context.action = [&context, request, action] { return action(context, *request); };
+  });
+}
+
+}  // namespace
+
+void add_vm_transfer(CLI::App& vm, Context& context) {
+  CLI::App* move = vm.add_subcommand(
+      "move",
+      "Move a domain whole, with its snapshots, to another host, to an external drive, or its images elsewhere");
+  auto moving = std::make_shared<Request>();
+  move->add_option("VM", moving->domain)->required();
+  move->add_option("--to", moving->where,
+                   "A host (dir:/media/usb, qemu:///system), or a directory that takes the images while the domain "
+                   "stays")
+      ->required()
+      ->type_name("HOST|DIRECTORY");
+  move->add_option("--images", moving->images, "Where images go on that host, as its definitions call it")
+      ->type_name("DIRECTORY");
+  add_action(move, context, moving, move_domain);
+
+  CLI::App* exporting = vm.add_subcommand("export", "Copy a domain whole, with its snapshots, into a directory");
+  auto exported = std::make_shared<Request>();
+  exporting->add_option("VM", exported->domain)->required();
+  exporting->add_option("DIRECTORY", exported->where, "Is made where it is not there; may hold other exports")
+      ->required();
+  exporting->add_flag("--verify", exported->verify, "Read everything back from the disk, and compare");
+  add_action(exporting, context, exported, export_domain);
+
+  CLI::App* importing = vm.add_subcommand("import", "Bring in what `vm export` wrote; every checksum is compared");
+  auto imported = std::make_shared<Request>();
+  importing->add_option("DIRECTORY", imported->where)->required();
+  importing->add_option("VM", imported->domain, "Where the directory holds several");
+  importing->add_option("--images", imported->images, "Where images go, as definitions call it")
+      ->type_name("DIRECTORY");
+  importing->add_flag("--verify", imported->verify, "Read what was written back from the disk, too");
+  add_action(importing, context, imported, import_domain);
+}
+
+}  // namespace varve::cli

@@ -1,0 +1,34 @@
+// A file that a transfer makes on the receiving host: under a temporary name first, and given its own at the end.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "io/file_device.h"
+#include "store/journal_record.h"
+#include "store/layout.h"
+
+namespace varve {
+
+class CopiedFile {
+ public:
+  // Opens the file at `root_path` for writing; makes it, and the directories on the way, where there is none. A new one
+  // gets owner, group, mode, ACL and label of `like` where that can be, or is this process's own, mode 0600.
+  static Result<CopiedFile> open(const Layout& layout, const std::string& root_path, const FileDevice* like);
+
+  FileDevice& file() { return *file_; }
+  // Lets the qcow2 image in it stand on another backing file, of the format of the one before. Durable.
+  Result<void> change_backing_name(const std::string& name);
+  // Durable first.
+  Result<FileStamp> stamp();
+
+ private:
+  explicit CopiedFile(std::shared_ptr<FileDevice> file) : file_(std::move(file)) {}
+  std::shared_ptr<FileDevice> file_;
+};
+
+// Renames a file; never onto another one (kAlreadyExists). Durable.
+Result<void> rename_new(const Layout& layout, const std::string& from, const std::string& to);
+
+}  // namespace varve

@@ -1,0 +1,240 @@
+#include "transfer/inventory.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <set>
+
+#include "disk/backing_files.h"
+#include "disk/snapshot_disks.h"
+#include "domain/snapshot_tree.h"
+#include "io/file_usage.h"
+#include "qcow2/header.h"
+#include "store/journal.h"
+
+namespace varve {
+
+namespace {
+
+constexpr const char* kTpmDirectory = "/var/lib/libvirt/swtpm";
+
+class Taking {
+ public:
+  Taking(const Host& host, const DomainDocument& definition, Preflight& preflight, Inventory& inventory)
+      : host_(host), definition_(definition), preflight_(preflight), inventory_(inventory) {}
+
+  void add_definition();
+  Result<void> add_snapshots();
+  void add_tpm();
+
+ private:
+  enum class Need : uint8_t { kNow, kThen };
+
+  void add_disk(const Disk& disk, Need need, const std::string& whose);
+  void add_nvram(const DomainDocument& definition, Need need);
+  void add_snapshot(const SnapshotDocument& snapshot);
+  void add_chain(const std::string& path, FileDevice& file, const std::string& whose);
+  // Nothing where it was there already or is in the way.
+  MachineFile* add_file(const std::string& path, FileRole role, LockRequest lock, bool is_removable);
+  void missing(const std::string& what, const std::string& path, Need need);
+
+  const Layout& layout() const { return host_.layout(); }
+
+  const Host& host_;
+  const DomainDocument& definition_;
+  Preflight& preflight_;
+  Inventory& inventory_;
+  std::set<std::string> seen_;     // paths
+  std::set<std::string> missing_;  // paths
+};
+
+// What a snapshot lacks it lacked before.
+void Taking::missing(const std::string& what, const std::string& path, Need need) {
+  if (!missing_.insert(path).second) return;
+  const std::string text = fmt::format("{}: {} is not there", what, layout().shown(path));
+  if (need == Need::kThen) {
+    inventory_.notes.push_back(text);
+  } else {
+    preflight_.refuse(make_error(ErrorKind::kRefused, text)
+                          .with_note(fmt::format("`varve where '{}'` shows what it needs", definition_.name())));
+  }
+}
+
+Result<uint64_t> data_bytes_of(FileDevice& file) {
+  const auto usage = TRY(file_usage(file));
+  return usage ? std::min(usage->size_bytes, usage->occupied_bytes) : TRY(file.size());
+}
+
+MachineFile* Taking::add_file(const std::string& path, FileRole role, LockRequest lock, bool is_removable) {
+  if (!seen_.insert(path).second) return nullptr;
+  MachineFile entry{.path = path,
+                    .host_path = {},
+                    .role = role,
+                    .is_removable = is_removable,
+                    .backing = {},
+                    .recorded_backing = {},
+                    .data_bytes = 0,
+                    .stamp = {},
+                    .file = nullptr};
+  const auto open = [&]() -> Result<void> {
+    entry.host_path = TRY(layout().resolve(path));
+    entry.file = TRY(FileDevice::open(entry.host_path, Access::kReadOnly, lock));
+    if (entry.file->is_block_device()) {
+      return make_error(ErrorKind::kRefused, fmt::format("{} is a device, and only files move", path))
+          .with_note("`varve image convert` makes a file of it");
+    }
+    entry.stamp = TRY(stamp_of(*entry.file));
+    entry.data_bytes = TRY(data_bytes_of(*entry.file));
+    return {};
+  };
+  if (auto opened = open(); !opened) {
+    preflight_.refuse(std::move(opened).error());
+    return nullptr;
+  }
+  // One file by two names, where there is a link on the way to one of them.
+  const auto same = std::ranges::find(inventory_.files, entry.host_path, &MachineFile::host_path);
+  if (same != inventory_.files.end()) {
+    inventory_.aliases.emplace_back(path, same->path);
+    return nullptr;
+  }
+  inventory_.files.push_back(std::move(entry));
+  return &inventory_.files.back();
+}
+
+void Taking::add_chain(const std::string& path, FileDevice& file, const std::string& whose) {
+  const auto header = preflight_.accept(qcow2::read_header(file));
+  if (!header) return;
+  if (header->has_data_file()) {
+    preflight_.refuse(
+        make_error(ErrorKind::kUnsupported, fmt::format("{}: {} has its data in another file", whose, path))
+            .with_note("`varve image convert -O qcow2` makes one image of both"));
+  }
+  const BackingFiles chain = backing_files(layout(), path, *header);
+  std::string above = path;
+  for (const BackingFile& below : chain.files) {
+    const auto image = std::ranges::find(inventory_.files, above, &MachineFile::path);
+    if (image == inventory_.files.end()) return;
+    image->backing = below.path;
+    image->recorded_backing = below.recorded;
+    if (below.exists) add_file(below.path, FileRole::kBackingImage, LockRequest::backing_reader(), true);
+    above = below.path;
+  }
+  if (chain.kind == ChainProblem::kNone) return;
+  preflight_.refuse(make_error(ErrorKind::kRefused, fmt::format("{}: {}", whose, chain.problem))
+                        .with_note("without it the machine is not whole; `varve image rebase` changes what an image "
+                                   "stands on"));
+}
+
+void Taking::add_disk(const Disk& disk, Need need, const std::string& whose) {
+  if (disk.source.empty()) return;
+  const std::string what = fmt::format("{}disk {}", whose, disk.target);
+  const bool is_medium = disk.device != DiskDevice::kDisk || disk.readonly || disk.shareable;
+  if (disk.source_type != DiskSourceType::kFile) {
+    const std::string text = fmt::format("{} is of the type {} ({})", what, name_of(disk.source_type), disk.source);
+    if (need == Need::kThen || is_medium || disk.source_type == DiskSourceType::kNetwork) {
+      inventory_.notes.push_back(text + ", and stays where it is");
+    } else {
+      preflight_.refuse(make_error(ErrorKind::kUnsupported, text + ", and only files move")
+                            .with_note("`varve image convert` makes a file of a device"));
+    }
+    return;
+  }
+  if (!layout().resolve(disk.source)) return missing(what, disk.source, is_medium ? Need::kThen : need);
+  const LockRequest lock = disk.format == "qcow2" ? LockRequest::format_reader() : LockRequest::raw_reader();
+  const MachineFile* file = add_file(disk.source, FileRole::kImage, lock, !is_medium);
+  if (file == nullptr) return;
+  if (disk.format.empty() && !is_medium) {
+    preflight_.refuse(make_error(ErrorKind::kRefused, fmt::format("{} has no recorded format", what))
+                          .with_note("`varve vm edit` adds <driver name='qemu' type='qcow2'/> to the definition"));
+  }
+  if (disk.format == "qcow2") add_chain(disk.source, *file->file, what);
+}
+
+void Taking::add_nvram(const DomainDocument& definition, Need need) {
+  const auto path = definition.nvram_path();
+  if (!path) return;
+  // libvirt makes it when the machine starts for the first time.
+  if (!layout().resolve(*path)) return need == Need::kThen ? missing("firmware variables", *path, need) : void();
+  add_file(*path, FileRole::kNvram, LockRequest::none(), true);
+}
+
+void Taking::add_definition() {
+  for (const Disk& disk : definition_.disks()) add_disk(disk, Need::kNow, "");
+  add_nvram(definition_, Need::kNow);
+}
+
+void Taking::add_snapshot(const SnapshotDocument& snapshot) {
+  const std::string whose = fmt::format("snapshot '{}': ", snapshot.name());
+  const auto uses = snapshot_disks(layout(), snapshot, &definition_);
+  if (!uses) {
+    inventory_.notes.push_back(whose + uses.error().message);
+    return;
+  }
+  for (const SnapshotDiskUse& use : *uses) {
+    if (use.moved) inventory_.aliases.emplace_back(use.recorded_source, use.disk.source);
+    // A disk that the snapshot leaves out may have gone since.
+    if (use.mode == SnapshotMode::kNo && !layout().resolve(use.disk.source)) continue;
+    add_disk(use.disk, Need::kThen, whose);
+    if (use.mode != SnapshotMode::kExternal || use.recorded.source.empty()) continue;
+    Disk overlay = use.disk;
+    overlay.source = use.recorded.source;
+    overlay.source_type = use.recorded.source_type;
+    overlay.format = use.recorded.format.empty() ? "qcow2" : use.recorded.format;
+    add_disk(overlay, Need::kThen, whose);
+  }
+  if (const SnapshotMemory memory = snapshot.memory(); memory.mode == SnapshotMode::kExternal) {
+    if (layout().resolve(memory.file)) {
+      add_file(memory.file, FileRole::kMemory, LockRequest::none(), true);
+    } else {
+      missing(whose + "its memory", memory.file, Need::kThen);
+    }
+  }
+  if (const auto then = snapshot.domain()) add_nvram(*then, Need::kThen);
+}
+
+Result<void> Taking::add_snapshots() {
+  const std::string domain = definition_.name();
+  MetadataStore::Listing listing = TRY(host_.metadata().list(domain));
+  // What nobody can read can't be taken along, and would be lost with a source that is removed.
+  for (Error& problem : listing.problems) preflight_.refuse(std::move(problem));
+  const SnapshotTree tree(std::move(listing.snapshots));
+  for (const SnapshotSummary* summary : tree.topological()) {
+    inventory_.snapshots.push_back(TRY(host_.metadata().load(domain, summary->name)));
+    add_snapshot(inventory_.snapshots.back());
+  }
+  return {};
+}
+
+void Taking::add_tpm() {
+  if (definition_.uuid().empty()) return;
+  const std::string root = fmt::format("{}/{}", kTpmDirectory, definition_.uuid());
+  const auto directory = layout().resolve(root);
+  if (!directory) return;
+  std::error_code failed;
+  for (std::filesystem::recursive_directory_iterator at(*directory, failed), end; at != end && !failed;
+       at.increment(failed)) {
+    if (!at->is_regular_file() || at->path().filename() == ".lock") continue;
+    add_file(root + at->path().string().substr(directory->size()), FileRole::kTpm, LockRequest::none(), true);
+  }
+  if (failed) preflight_.refuse(system_error(failed.value(), "can't look at the TPM's state", *directory));
+}
+
+}  // namespace
+
+const MachineFile* Inventory::find(const std::string& path) const {
+  const auto found = std::ranges::find(files, path, &MachineFile::path);
+  return found == files.end() ? nullptr : &*found;
+}
+
+Result<Inventory> take_inventory(const Host& host, const DomainDocument& definition, Preflight& preflight) {
+  Inventory inventory;
+  Taking taking(host, definition, preflight, inventory);
+  taking.add_definition();
+  TRY(taking.add_snapshots());
+  taking.add_tpm();
+  std::ranges::sort(inventory.files, {}, &MachineFile::path);
+  return inventory;
+}
+
+}  // namespace varve

@@ -1,0 +1,206 @@
+#include "transfer/placement.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cstdlib>
+#include <filesystem>
+#include <set>
+
+#include "base/units.h"
+#include "domain/file_paths.h"
+#include "io/file_limits.h"
+#include "io/free_space.h"
+#include "store/write_access.h"
+
+namespace varve {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+bool is_image(FileRole role) {
+  return role == FileRole::kImage || role == FileRole::kBackingImage || role == FileRole::kMemory;
+}
+
+// "disk.qcow2" becomes "disk-2.qcow2" where another file of the machine has that name there.
+std::string unique_path(const std::string& directory, const std::string& name, const std::set<std::string>& taken) {
+  const fs::path plain(name);
+  std::string path = directory + "/" + name;
+  for (int number = 2; taken.contains(path); ++number) {
+    path = fmt::format("{}/{}-{}{}", directory, plain.stem().string(), number, plain.extension().string());
+  }
+  return path;
+}
+
+std::string place_of(const MachineFile& file, const Host& target, const std::string& images_directory,
+                     const std::set<std::string>& taken) {
+  const std::string name = fs::path(file.path).filename();
+  if (!images_directory.empty()) {
+    return is_image(file.role) ? unique_path(images_directory, name, taken) : file.path;
+  }
+  // On a drive of its own the tree may grow any directory; on a machine none at places that it does not know.
+  const bool is_whole_machine = target.layout().root() == "/";
+  if (is_whole_machine && is_image(file.role) && !target.layout().resolve(fs::path(file.path).parent_path().string())) {
+    return unique_path(target.images_directory(), name, taken);
+  }
+  return file.path;
+}
+
+// Relative, so that the images find each other wherever they are taken together.
+std::string backing_name_for(const PlacedFile& placed, const std::string& backing, const Host& target) {
+  const std::string& recorded = placed.file->recorded_backing;
+  if (target.layout().root() == "/" && recorded == backing) return {};
+  const std::string relative = fs::path(backing).lexically_relative(fs::path(placed.path).parent_path());
+  return relative == recorded ? std::string() : relative;
+}
+
+class PlaceCheck {
+ public:
+  PlaceCheck(const Host& target, const TransferState& state, Preflight& preflight)
+      : target_(target), state_(state), preflight_(preflight), access_(target.layout()) {}
+
+  void check(const PlacedFile& placed);
+  void check_document(const std::string& path);
+  void finish() {
+    if (preflight_.ok()) preflight_.accept(space_.check());
+  }
+
+ private:
+  void check_name(const std::string& path, const std::string& directory);
+  void check_size(const PlacedFile& placed, const std::string& directory, bool is_begun);
+
+  const Host& target_;
+  const TransferState& state_;
+  Preflight& preflight_;
+  WriteAccess access_;
+  SpaceNeeds space_;
+  std::set<std::string> folded_;
+};
+
+std::string folded(std::string path) {
+  std::ranges::transform(path, path.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return path;
+}
+
+void PlaceCheck::check_name(const std::string& path, const std::string& directory) {
+  const FileLimits limits = file_limits(directory);
+  if (!limits.has_strict_names) return;
+  const std::string name = fs::path(path).filename();
+  if (!is_strict_name(name)) {
+    preflight_.refuse(make_error(ErrorKind::kRefused, fmt::format("a file on the file system {} at {} can't be called "
+                                                                  "'{}'",
+                                                                  limits.file_system, directory, name))
+                          .with_note("rename it, or take a drive with ext4, XFS or btrfs"));
+  }
+  if (!folded_.insert(folded(path)).second) {
+    preflight_.refuse(make_error(ErrorKind::kRefused,
+                                 fmt::format("on the file system {} at {} '{}' would be another file, too: it knows no "
+                                             "difference between small and capital letters",
+                                             limits.file_system, directory, name))
+                          .with_note("rename one of them, or take a drive with ext4, XFS or btrfs"));
+  }
+}
+
+void PlaceCheck::check_size(const PlacedFile& placed, const std::string& directory, bool is_begun) {
+  const FileLimits limits = file_limits(directory);
+  const uint64_t size = placed.file->stamp.size;
+  if (limits.max_file_bytes && size > *limits.max_file_bytes) {
+    preflight_.refuse(make_error(ErrorKind::kRefused,
+                                 fmt::format("{} has {}, and the file system {} at {} holds files of less than {} only",
+                                             placed.file->path, format_size(size), limits.file_system, directory,
+                                             format_size(*limits.max_file_bytes + 1)))
+                          .with_note("format the drive with ext4, XFS, btrfs or exFAT, or take another one"));
+  }
+  uint64_t bytes = limits.has_holes ? placed.file->data_bytes : size;
+  for (const std::string& path : {placed.path, part_path(placed.path)}) {
+    struct stat status;
+    const auto there = target_.layout().resolve(path);
+    if (is_begun && there && ::stat(there->c_str(), &status) == 0) {
+      bytes -= std::min(bytes, static_cast<uint64_t>(status.st_blocks) * 512);
+    }
+  }
+  space_.add(directory, bytes);
+}
+
+void PlaceCheck::check(const PlacedFile& placed) {
+  const auto directory = target_.layout().nearest_existing(placed.path);
+  if (!directory) return preflight_.refuse(directory.error());
+  const auto known = std::ranges::find(state_.files, placed.path, &TransferredFile::path);
+  const bool is_begun = known != state_.files.end();
+  for (const std::string& path : {placed.path, part_path(placed.path)}) {
+    const auto there = target_.layout().resolve(path);
+    if (!there && there.error().kind == ErrorKind::kNotFound) continue;
+    if (!there) return preflight_.refuse(there.error());
+    if (is_begun && (path != placed.path || is_copied_file(target_.layout(), path, *known))) continue;
+    preflight_.refuse(make_error(ErrorKind::kAlreadyExists, fmt::format("{} is there already", *there))
+                          .with_note("`--images DIRECTORY` puts the images elsewhere; nothing is overwritten"));
+  }
+  if (!is_begun) preflight_.accept(access_.check(placed.path, FileFate::kImageMade));
+  check_name(placed.path, *directory);
+  check_size(placed, *directory, is_begun);
+}
+
+void PlaceCheck::check_document(const std::string& path) {
+  if (!target_.writer().writes_file(path)) return;
+  if (const auto directory = target_.layout().nearest_existing(path)) check_name(path, *directory);
+}
+
+}  // namespace
+
+std::string part_path(const std::string& path) {
+  return path + ".varve-part";
+}
+
+bool is_copied_file(const Layout& layout, const std::string& root_path, const TransferredFile& copied) {
+  struct stat status;
+  const auto path = layout.resolve(root_path);
+  if (!copied.is_whole || !path || ::stat(path->c_str(), &status) != 0) return false;
+  // No inode numbers: FAT makes them up anew with every mount, and knows even seconds only.
+  return static_cast<uint64_t>(status.st_size) == copied.copied.size &&
+         std::abs(status.st_mtim.tv_sec - copied.copied.mtime_sec) <= 2;
+}
+
+Placement place(const Inventory& inventory, const Host& target, const std::string& images_directory,
+                const std::function<bool(const MachineFile&)>& stays) {
+  Placement placement;
+  std::set<std::string> taken;
+  for (const MachineFile& file : inventory.files) {
+    if (stays(file)) continue;
+    PlacedFile placed{.file = &file, .path = place_of(file, target, images_directory, taken), .backing_name = {}};
+    taken.insert(placed.path);
+    placement.moved.emplace(file.path, placed.path);
+    placement.files.push_back(std::move(placed));
+  }
+  for (const auto& [path, real_path] : inventory.aliases) {
+    const auto found = placement.moved.find(real_path);
+    if (found != placement.moved.end()) placement.moved.emplace(path, found->second);
+  }
+  for (PlacedFile& placed : placement.files) {
+    if (placed.file->backing.empty()) continue;
+    const auto below = placement.moved.find(placed.file->backing);
+    placed.backing_name =
+        backing_name_for(placed, below == placement.moved.end() ? placed.file->backing : below->second, target);
+  }
+  return placement;
+}
+
+void check_place(const Placement& placement, const std::vector<FileChange>& documents, const Host& target,
+                 const TransferState& state, Preflight& preflight) {
+  PlaceCheck check(target, state, preflight);
+  for (const PlacedFile& placed : placement.files) check.check(placed);
+  for (const FileChange& document : documents) check.check_document(document.path);
+  check.finish();
+}
+
+Result<MovedDocuments> move_documents(const DomainDocument& definition, const Inventory& inventory,
+                                      const Placement& placement) {
+  MovedDocuments moved{.definition = definition, .snapshots = inventory.snapshots};
+  if (replace_file_paths(moved.definition.root(), placement.moved) > 0) TRY(moved.definition.refresh());
+  for (SnapshotDocument& snapshot : moved.snapshots) replace_file_paths(snapshot.root(), placement.moved);
+  return moved;
+}
+
+}  // namespace varve

@@ -1,0 +1,531 @@
+#include "transfer/transfer.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <set>
+
+#include "base/atomic_file.h"
+#include "base/units.h"
+#include "host/image_needs.h"
+#include "operation/define_domain.h"
+#include "operation/undefine_domain.h"
+#include "store/journal.h"
+#include "transfer/checksum.h"
+#include "transfer/copied_file.h"
+#include "transfer/file_copy.h"
+
+namespace varve {
+
+namespace {
+
+const char* verb(TransferPurpose purpose) {
+  switch (purpose) {
+    case TransferPurpose::kMove:
+      return "move";
+    case TransferPurpose::kExport:
+      return "export";
+    case TransferPurpose::kImport:
+      break;
+  }
+  return "import";
+}
+
+std::string failure_of(const TransferRequest& request) {
+  return fmt::format("domain '{}' is not {}{}", request.domain, verb(request.purpose),
+                     request.purpose == TransferPurpose::kMove ? "d" : "ed");
+}
+
+// Two ways to the same definitions: then their lock is the same, too.
+bool is_same_host(const Host& one, const Host& other) {
+  const auto here = one.layout().resolve(Layout::definitions_directory());
+  const auto there = other.layout().resolve(Layout::definitions_directory());
+  return &one == &other || (here && there && *here == *there);
+}
+
+}  // namespace
+
+class Transfer::Work {
+ public:
+  Work(Host& source, Host& target, TransferRequest request)
+      : source_(source),
+        target_(target),
+        request_(std::move(request)),
+        is_relocation_(&source == &target),
+        state_file_(target.layout(), request_.domain),
+        preflight_(failure_of(request_)) {}
+
+  Result<void> prepare();
+  Plan& plan() { return operation_->plan(); }
+  uint64_t bytes_to_copy() const;
+  Result<void> run(const Watch& watch);
+  Result<Manifest> manifest(int64_t now_sec) const;
+  Result<std::vector<std::string>> remove_source();
+
+ private:
+  Result<void> lock();
+  Result<void> check_source();
+  Result<void> check_target(const DomainDocument& moved);
+  Result<void> check_manifest();
+  Result<void> check_documents() const;
+  Result<bool> stays_put(const MachineFile& file) const;
+  void describe(const std::vector<FileChange>& documents);
+
+  TransferredFile* whole(const PlacedFile& placed);
+  Result<void> drop_leftovers();
+  Result<void> copy(const PlacedFile& placed, const Watch& watch);
+  Result<void> verify(const PlacedFile& placed, const Watch& watch);
+  Result<void> settle(const PlacedFile& placed);
+  Result<void> check_unchanged() const;
+  Result<void> work(const Watch& watch);
+  Result<void> advance(const Watch& watch, uint64_t done) const;
+
+  Host& source_;
+  Host& target_;
+  TransferRequest request_;
+  bool is_relocation_;
+  TransferStateFile state_file_;
+  TransferState state_;
+  Preflight preflight_;
+  std::optional<DomainLock> source_lock_;  // not where it is the operation's
+  std::optional<DomainDocument> definition_;
+  std::optional<Operation> operation_;
+  Inventory inventory_;
+  Placement placement_;
+  std::vector<FileChange> documents_;
+  std::map<std::string, ImageNeed> needed_;  // of the source, by other domains
+  uint64_t total_ = 0;                       // bytes of progress
+  uint64_t before_ = 0;                      // of it, by files that are done
+};
+
+Result<void> Transfer::Work::lock() {
+  const DomainLock::Mode mode = is_relocation_ ? DomainLock::Mode::kExclusive : DomainLock::Mode::kShared;
+  LockedDomain domain = TRY(source_.open_domain(request_.domain, mode));
+  definition_ = std::move(domain.definition);
+  if (!is_relocation_) source_lock_ = std::move(domain.lock);
+  DomainLock lock =
+      is_relocation_ ? std::move(domain.lock) : TRY(target_.lock(request_.domain, DomainLock::Mode::kExclusive));
+  operation_.emplace(target_, std::move(lock), request_.domain,
+                     fmt::format("{} '{}'", verb(request_.purpose), request_.domain), failure_of(request_));
+  operation_->set_command(request_.command);
+  operation_->set_uuid(definition_->uuid());
+  return {};
+}
+
+Result<void> Transfer::Work::check_source() {
+  if (const DomainState state = TRY(source_.state(request_.domain)); state != DomainState::kShutOff) {
+    preflight_.refuse(make_error(ErrorKind::kInUse, fmt::format("it is {}", name_of(state)))
+                          .with_note(fmt::format("shut it down first: `virsh shutdown '{}'`", request_.domain)));
+  }
+  if (TRY(source_.has_saved_memory(request_.domain))) {
+    preflight_.refuse(make_error(ErrorKind::kRefused,
+                                 "its memory was saved when it stopped (managed save), and that "
+                                 "goes on where its disks are now only")
+                          .with_note(fmt::format("start it and shut it down, or `virsh managedsave-remove '{}'` throws "
+                                                 "the memory away",
+                                                 request_.domain)));
+  }
+  inventory_ = TRY(take_inventory(source_, *definition_, preflight_));
+  needed_ = TRY(images_needed(source_, request_.domain));
+  return {};
+}
+
+// Files that are not this machine's alone stay where the others look for them.
+Result<bool> Transfer::Work::stays_put(const MachineFile& file) const {
+  if (!is_relocation_) return false;
+  if (!file.is_removable || needed_.contains(file.host_path)) return true;
+  if (file.role == FileRole::kNvram || file.role == FileRole::kTpm) return true;
+  return std::filesystem::path(file.path).parent_path() == request_.images_directory;
+}
+
+Result<void> Transfer::Work::check_target(const DomainDocument& moved) {
+  if (is_relocation_) return {};
+  if (TRY(target_.definitions().exists(request_.domain))) {
+    const DomainDocument present = TRY(target_.definitions().load(request_.domain));
+    if (!state_.is_defined || present.uuid() != moved.uuid()) {
+      preflight_.refuse(make_error(ErrorKind::kAlreadyExists, fmt::format("there is a domain of that name, with the "
+                                                                          "UUID {}",
+                                                                          present.uuid()))
+                            .with_note(fmt::format("`varve vm undefine '{}'` there makes room, if it is not needed",
+                                                   request_.domain)));
+    }
+  }
+  check_uuid(target_, moved, preflight_, "one of the two has to be undefined: a UUID belongs to one machine");
+  const std::vector<std::string> names = TRY(target_.metadata().names(request_.domain));
+  if (!names.empty() && !state_.is_defined) {
+    preflight_.refuse(
+        make_error(ErrorKind::kAlreadyExists,
+                   fmt::format("there are snapshots of a domain of that name: {}", list_of(names)))
+            .with_note(fmt::format("`varve vm recover '{}'` there shows whose they are", request_.domain)));
+  }
+  return {};
+}
+
+Result<void> Transfer::Work::check_documents() const {
+  const auto check = [&](const std::string& path) -> Result<void> {
+    const ManifestFile* file = request_.manifest->find(path);
+    if (file == nullptr) return make_error(ErrorKind::kCorrupt, fmt::format("the manifest does not list {}", path));
+    const std::string text = TRY(read_file(TRY(source_.layout().resolve(path)), xml::kMaxDocumentSize));
+    if (TRY(checksum_of(text)) == file->sha256) return {};
+    return make_error(ErrorKind::kCorrupt,
+                      fmt::format("{} is not what the manifest says", source_.layout().shown(path)))
+        .with_note(
+            "it was changed after the export, or damaged; without the manifest, `varve vm move --to` takes the "
+            "machine as it is");
+  };
+  TRY(check(Layout::definition(request_.domain)));
+  for (const SnapshotDocument& snapshot : inventory_.snapshots) {
+    TRY(check(Layout::snapshot(request_.domain, snapshot.name())));
+  }
+  return {};
+}
+
+Result<void> Transfer::Work::check_manifest() {
+  if (!request_.manifest) return {};
+  preflight_.accept(check_documents());
+  std::set<std::string> taken;
+  for (const MachineFile& file : inventory_.files) {
+    taken.insert(file.path);
+    const ManifestFile* listed = request_.manifest->find(file.path);
+    if (listed == nullptr) {
+      preflight_.refuse(make_error(ErrorKind::kCorrupt, fmt::format("the manifest does not list {}, which the machine "
+                                                                    "needs",
+                                                                    file.path)));
+    } else if (listed->size_bytes != file.stamp.size) {
+      preflight_.refuse(make_error(ErrorKind::kCorrupt,
+                                   fmt::format("{} has {} bytes, and the manifest says {}",
+                                               source_.layout().shown(file.path), file.stamp.size, listed->size_bytes))
+                            .with_note("the export was cut short, or changed afterwards"));
+    } else if (source_.layout().shown(file.path) != file.host_path) {
+      preflight_.refuse(make_error(ErrorKind::kRefused, fmt::format("{} is reached through a symbolic link, and an "
+                                                                    "export has none",
+                                                                    source_.layout().shown(file.path))));
+    }
+  }
+  for (const ManifestFile& file : request_.manifest->files) {
+    if (file.role == FileRole::kDefinition || file.role == FileRole::kSnapshot) {
+      if (!source_.layout().resolve(file.path)) {
+        preflight_.refuse(make_error(ErrorKind::kCorrupt, fmt::format("{} is missing, which the manifest lists",
+                                                                      source_.layout().shown(file.path))));
+      }
+    } else if (!taken.contains(file.path)) {
+      operation_->plan().notes.push_back(
+          fmt::format("{} is listed in the manifest, but no part of the machine: it is "
+                      "not imported",
+                      file.path));
+    }
+  }
+  return {};
+}
+
+void Transfer::Work::describe(const std::vector<FileChange>& documents) {
+  Plan& plan = operation_->plan();
+  for (const PlacedFile& placed : placement_.files) {
+    plan.steps.push_back(fmt::format("copy {} to {} ({}, {} of data)", source_.layout().shown(placed.file->path),
+                                     target_.layout().shown(placed.path), name_of(placed.file->role),
+                                     format_size(placed.file->data_bytes)));
+    if (!placed.backing_name.empty()) {
+      plan.steps.push_back(fmt::format("let the copy stand on '{}'", placed.backing_name));
+    }
+  }
+  if (request_.verifies) plan.steps.emplace_back("read the copies back, and compare their checksums");
+  if (!is_relocation_) {
+    plan.steps.push_back(fmt::format("define '{}' on {}, with {} snapshot{}", request_.domain, target_.layout().root(),
+                                     inventory_.snapshots.size(), inventory_.snapshots.size() == 1 ? "" : "s"));
+    operation_->add(documents, std::vector<std::string>{});
+  } else {
+    operation_->add(documents, std::vector<std::string>{fmt::format(
+                                   "write the new paths into the definition and into the snapshots that name old ones "
+                                   "({} document{})",
+                                   documents.size(), documents.size() == 1 ? "" : "s")});
+    for (const PlacedFile& placed : placement_.files) operation_->remove_image(placed.file->path);
+  }
+  plan.notes.insert(plan.notes.end(), inventory_.notes.begin(), inventory_.notes.end());
+}
+
+Result<void> Transfer::Work::prepare() {
+  if (!is_relocation_ && is_same_host(source_, target_)) {
+    return make_error(ErrorKind::kInvalidArgument, fmt::format("'{}' is on that host already", request_.domain))
+        .with_note("`--to DIRECTORY` moves its images to another directory");
+  }
+  if (is_relocation_) TRY(source_.check_writable());
+  TRY(target_.check_writable());
+  TRY(source_.check_images_are_here());
+  TRY(target_.check_images_are_here());
+  TRY(lock());
+  TRY(check_source());
+  state_ = TRY(state_file_.load());
+  if (state_.uuid != definition_->uuid()) state_.is_defined = false;
+  placement_ = place(inventory_, target_, request_.images_directory,
+                     [&](const MachineFile& file) { return stays_put(file).value_or(false); });
+  if (is_relocation_ && placement_.files.empty()) {
+    preflight_.refuse(
+        make_error(ErrorKind::kRefused, fmt::format("none of its files has to move to {}", request_.images_directory))
+            .with_note(fmt::format("`varve where '{}'` shows where they are", request_.domain)));
+  }
+  const MovedDocuments moved = TRY(move_documents(*definition_, inventory_, placement_));
+  TRY(check_target(moved.definition));
+  TRY(check_manifest());
+
+  if (!is_relocation_ || moved.definition.to_file() != definition_->to_file()) {
+    documents_.push_back(target_.definitions().saving(moved.definition));
+  }
+  for (size_t i = 0; i < moved.snapshots.size(); ++i) {
+    if (is_relocation_ && moved.snapshots[i].to_file() == inventory_.snapshots[i].to_file()) continue;
+    documents_.push_back(target_.metadata().saving(request_.domain, moved.snapshots[i]));
+  }
+  check_place(placement_, documents_, target_, state_, preflight_);
+  TRY(std::move(preflight_).finish());
+  describe(documents_);
+  if (is_relocation_) operation_->expect_definition(*definition_);
+  operation_->expect([this] { return check_unchanged(); });
+  for (const PlacedFile& placed : placement_.files) total_ += placed.file->stamp.size * (request_.verifies ? 2 : 1);
+  return operation_->check();
+}
+
+uint64_t Transfer::Work::bytes_to_copy() const {
+  uint64_t bytes = 0;
+  for (const PlacedFile& placed : placement_.files) bytes += placed.file->data_bytes;
+  return bytes;
+}
+
+// Of an earlier attempt whose source is the same still.
+TransferredFile* Transfer::Work::whole(const PlacedFile& placed) {
+  TransferredFile* known = state_.find(placed.path);
+  if (known == nullptr || known->source_path != placed.file->path || !known->source.same_state_as(placed.file->stamp)) {
+    return nullptr;
+  }
+  const Layout& layout = target_.layout();
+  const bool is_there =
+      is_copied_file(layout, part_path(placed.path), *known) || is_copied_file(layout, placed.path, *known);
+  return is_there ? known : nullptr;
+}
+
+// What an earlier attempt began that put its files elsewhere.
+Result<void> Transfer::Work::drop_leftovers() {
+  if (state_.is_defined) return {};
+  const auto is_planned = [&](const TransferredFile& file) {
+    return state_.uuid == definition_->uuid() && std::ranges::count(placement_.files, file.path, &PlacedFile::path) > 0;
+  };
+  for (const TransferredFile& file : state_.files) {
+    if (is_planned(file)) continue;
+    if (const auto part = target_.layout().resolve(part_path(file.path))) TRY(remove_file_durably(*part));
+    if (!is_copied_file(target_.layout(), file.path, file)) continue;
+    TRY(remove_file_durably(TRY(target_.layout().resolve(file.path))));
+  }
+  std::erase_if(state_.files, [&](const TransferredFile& file) { return !is_planned(file); });
+  state_.uuid = definition_->uuid();
+  return state_file_.save(state_);
+}
+
+Result<void> Transfer::Work::advance(const Watch& watch, uint64_t done) const {
+  if (watch.progress) watch.progress(before_ + done, total_);
+  if (!watch.cancelled || !watch.cancelled()) return {};
+  return make_error(ErrorKind::kInterrupted, "it was stopped");
+}
+
+Result<void> Transfer::Work::copy(const PlacedFile& placed, const Watch& watch) {
+  target_.journal().step(fmt::format("copy {}", placed.path));
+  TransferredFile* entry = state_.find(placed.path);
+  if (entry == nullptr) entry = &state_.files.emplace_back();
+  *entry = {.path = placed.path,
+            .source_path = placed.file->path,
+            .source = placed.file->stamp,
+            .is_whole = false,
+            .sha256 = {},
+            .copied = {},
+            .is_settled = false};
+  // Said before the file is made: what bears this name from now on is this transfer's.
+  TRY(state_file_.save(state_));
+  FileDevice& source = *placed.file->file;
+  CopiedFile copied =
+      TRY(CopiedFile::open(target_.layout(), part_path(placed.path), is_relocation_ ? &source : nullptr));
+  Checksum checksum = TRY(Checksum::begin());
+  const CopyObserver observer{.bytes = [&](std::span<const std::byte> bytes) { checksum.add(bytes); },
+                              .progress = [&](uint64_t done) { return advance(watch, done); }};
+  const CopyMethod method = TRY(copy_file(source, copied.file(), observer));
+  if (!TRY(stamp_of(source)).same_state_as(placed.file->stamp)) {
+    return make_error(ErrorKind::kInUse, fmt::format("{} was changed while it was read", source.name()))
+        .with_note("somebody writes to it without QEMU's locks; stop that, and give the command again");
+  }
+  const bool wants_checksum = request_.purpose != TransferPurpose::kMove;
+  if (method == CopyMethod::kSharedBlocks && wants_checksum) TRY(read_through(source, observer));
+  if (method == CopyMethod::kBytes || wants_checksum) entry->sha256 = TRY(checksum.finish());
+  if (request_.manifest && request_.manifest->find(placed.file->path)->sha256 != entry->sha256) {
+    return make_error(ErrorKind::kCorrupt, fmt::format("{} is not what the manifest says", source.name()))
+        .with_note("the export was changed or damaged after it was made; nothing was defined");
+  }
+  entry->copied = TRY(copied.stamp());
+  entry->is_whole = true;
+  return state_file_.save(state_);
+}
+
+// From the disk, not from memory, as far as the system lets anybody ask for that.
+Result<void> Transfer::Work::verify(const PlacedFile& placed, const Watch& watch) {
+  const TransferredFile& entry = *state_.find(placed.path);
+  if (entry.is_settled || entry.sha256.empty() || !is_copied_file(target_.layout(), part_path(placed.path), entry))
+    return {};
+  CopiedFile copied = TRY(CopiedFile::open(target_.layout(), part_path(placed.path), nullptr));
+  ::posix_fadvise(copied.file().fd(), 0, 0, POSIX_FADV_DONTNEED);
+  Checksum checksum = TRY(Checksum::begin());
+  TRY(read_through(copied.file(), {.bytes = [&](std::span<const std::byte> bytes) { checksum.add(bytes); },
+                                   .progress = [&](uint64_t done) { return advance(watch, done); }}));
+  if (TRY(checksum.finish()) == entry.sha256) return {};
+  state_.find(placed.path)->is_whole = false;
+  TRY(state_file_.save(state_));
+  return make_error(ErrorKind::kIo, fmt::format("{} does not read back as it was written", copied.file().name()))
+      .with_note("that disk, its cable or this machine's memory is not to be trusted; the source is as it was");
+}
+
+// Gives the copy its backing file's new name, and its own.
+Result<void> Transfer::Work::settle(const PlacedFile& placed) {
+  TransferredFile& entry = *state_.find(placed.path);
+  if (is_copied_file(target_.layout(), placed.path, entry)) return {};
+  target_.journal().step(fmt::format("settle {}", placed.path));
+  if (!placed.backing_name.empty() && !entry.is_settled) {
+    entry.is_whole = false;  // neither what was read nor what it is to be, until the next line of the state
+    TRY(state_file_.save(state_));
+    CopiedFile copied = TRY(CopiedFile::open(target_.layout(), part_path(placed.path), nullptr));
+    TRY(copied.change_backing_name(placed.backing_name));
+    entry.copied = TRY(copied.stamp());
+    if (request_.purpose == TransferPurpose::kExport) {
+      Checksum checksum = TRY(Checksum::begin());
+      TRY(read_through(copied.file(),
+                       {.bytes = [&](std::span<const std::byte> bytes) { checksum.add(bytes); }, .progress = {}}));
+      entry.sha256 = TRY(checksum.finish());
+    }
+    entry.is_whole = entry.is_settled = true;
+    TRY(state_file_.save(state_));
+  }
+  return rename_new(target_.layout(), part_path(placed.path), placed.path);
+}
+
+Result<void> Transfer::Work::check_unchanged() const {
+  for (const MachineFile& file : inventory_.files) {
+    struct stat status;
+    const bool is_there = ::stat(file.host_path.c_str(), &status) == 0;
+    const FileStamp now{.inode = status.st_ino,
+                        .size = static_cast<uint64_t>(status.st_size),
+                        .mtime_sec = status.st_mtim.tv_sec,
+                        .mtime_nsec = static_cast<uint32_t>(status.st_mtim.tv_nsec)};
+    if (is_there && now.same_state_as(file.stamp)) continue;
+    return make_error(ErrorKind::kInUse, fmt::format("{} was changed meanwhile", file.host_path))
+        .with_note("the copy is of before; give the command again");
+  }
+  return {};
+}
+
+Result<void> Transfer::Work::work(const Watch& watch) {
+  if (state_.is_defined) return {};
+  TRY(drop_leftovers());
+  for (const PlacedFile& placed : placement_.files) {
+    if (whole(placed) == nullptr) TRY(copy(placed, watch));
+    before_ += placed.file->stamp.size;
+  }
+  for (const PlacedFile& placed : placement_.files) {
+    if (!request_.verifies) break;
+    TRY(verify(placed, watch));
+    before_ += placed.file->stamp.size;
+  }
+  for (const PlacedFile& placed : placement_.files) TRY(settle(placed));
+  // What is removed must not be open.
+  if (is_relocation_) {
+    for (MachineFile& file : inventory_.files) file.file.reset();
+  }
+  TRY(operation_->run());
+  if (request_.purpose == TransferPurpose::kMove && !is_relocation_) {
+    state_.is_defined = true;
+    return state_file_.save(state_);
+  }
+  return state_file_.remove();
+}
+
+Result<void> Transfer::Work::run(const Watch& watch) {
+  auto worked = work(watch);
+  if (worked) return {};
+  Error error = std::move(worked).error();
+  if (!error.message.starts_with(failure_of(request_))) error = std::move(error).context(failure_of(request_));
+  error.notes.emplace_back("the source is as it was; the same command goes on with what is copied already");
+  return error;
+}
+
+Result<Manifest> Transfer::Work::manifest(int64_t now_sec) const {
+  Manifest manifest{.domain = request_.domain, .uuid = definition_->uuid(), .created_sec = now_sec, .files = {}};
+  for (const FileChange& document : documents_) {
+    const bool is_definition = document.path == Layout::definition(request_.domain);
+    const std::string text = TRY(read_file(TRY(target_.layout().resolve(document.path)), xml::kMaxDocumentSize));
+    manifest.files.push_back({.path = document.path,
+                              .role = is_definition ? FileRole::kDefinition : FileRole::kSnapshot,
+                              .size_bytes = text.size(),
+                              .sha256 = TRY(checksum_of(text))});
+  }
+  for (const PlacedFile& placed : placement_.files) {
+    const auto entry = std::ranges::find(state_.files, placed.path, &TransferredFile::path);
+    manifest.files.push_back(
+        {.path = placed.path, .role = placed.file->role, .size_bytes = entry->copied.size, .sha256 = entry->sha256});
+  }
+  return manifest;
+}
+
+Result<std::vector<std::string>> Transfer::Work::remove_source() {
+  for (MachineFile& file : inventory_.files) file.file.reset();
+  source_lock_.reset();
+  Operation removal =
+      TRY(plan_undefine_domain(source_, {.domain = request_.domain, .snapshots = true, .storage = true}));
+  removal.expect([this] { return check_unchanged(); });
+  needed_ = TRY(images_needed(source_, request_.domain));
+  removal.expect_definition(*definition_);
+  std::vector<std::string> notes = removal.plan().notes;
+  std::set<std::string> disks;
+  for (const Disk& disk : definition_->disks()) disks.insert(disk.source);
+  if (const auto nvram = definition_->nvram_path()) disks.insert(*nvram);
+  for (const MachineFile& file : inventory_.files) {
+    if (disks.contains(file.path)) continue;  // is in the plan, or in its notes
+    if (!file.is_removable) continue;
+    if (const auto need = needed_.find(file.host_path); need != needed_.end()) {
+      notes.push_back(fmt::format("{} stays, domain '{}' needs it", file.path, need->second.domain));
+    } else {
+      removal.remove_image(file.path);
+    }
+  }
+  TRY(removal.check());
+  TRY(removal.run());
+  TRY(state_file_.remove());
+  return notes;
+}
+
+Transfer::Transfer(std::unique_ptr<Work> work) : work_(std::move(work)) {}
+Transfer::Transfer(Transfer&&) noexcept = default;
+Transfer::~Transfer() = default;
+
+Result<Transfer> Transfer::plan(Host& source, Host& target, TransferRequest request) {
+  auto work = std::make_unique<Work>(source, target, std::move(request));
+  TRY(work->prepare());
+  return Transfer(std::move(work));
+}
+
+Plan& Transfer::plan() {
+  return work_->plan();
+}
+
+uint64_t Transfer::bytes_to_copy() const {
+  return work_->bytes_to_copy();
+}
+
+Result<void> Transfer::run(const Watch& watch) {
+  return work_->run(watch);
+}
+
+Result<Manifest> Transfer::manifest(int64_t now_sec) const {
+  return work_->manifest(now_sec);
+}
+
+Result<std::vector<std::string>> Transfer::remove_source() {
+  return work_->remove_source();
+}
+
+}  // namespace varve
