@@ -3,8 +3,10 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/magic.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -22,6 +24,19 @@
 
 namespace varve {
 namespace {
+
+constexpr auto kExfatMagic = 0x2011BAB0;  // EXFAT_SUPER_MAGIC, which older headers of the kernel lack
+
+// Asked after fchmod() has failed (errno): whether that says nothing, since the file system has one mode for all of its
+// files, as FAT has. Then whoever mounted it has said who may read them.
+bool has_no_modes(int fd) {
+  const int why = errno;
+  struct statfs fs;
+  const bool is_one = ::fstatfs(fd, &fs) == 0 &&
+                      (fs.f_type == MSDOS_SUPER_MAGIC || fs.f_type == kExfatMagic || fs.f_type == FUSE_SUPER_MAGIC);
+  errno = why;
+  return is_one && (why == EPERM || why == ENOSYS || why == EOPNOTSUPP || why == EINVAL);
+}
 
 constexpr std::string_view kTemporaryPrefix = ".varve-";
 constexpr std::string_view kTemporarySuffix = ".tmp";
@@ -175,7 +190,7 @@ Result<void> write_beside_and_rename(const std::string& path, std::string_view c
   if (old) {
     TRY(copy_ownership(old->get(), temporary.fd(), path));
   } else {
-    if (::fchmod(temporary.fd(), options.mode) != 0) {
+    if (::fchmod(temporary.fd(), options.mode) != 0 && !has_no_modes(temporary.fd())) {
       return system_error(errno, fmt::format("cannot {} '{}'", doing, path), path);
     }
     give_to(temporary.fd(), place.directory.get(), options.owner);
@@ -339,7 +354,7 @@ Result<void> copy_ownership(int from, int to, const std::string& path) {
     }
   }
   // After the owner, whose change clears set-id bits; before the ACL, whose mask is the group's part of the mode.
-  if (::fchmod(to, wanted.st_mode & 07777) != 0) {
+  if (::fchmod(to, wanted.st_mode & 07777) != 0 && !has_no_modes(to)) {
     return system_error(errno, fmt::format("cannot keep the mode of '{}'", path), path);
   }
   // Raw attributes instead of libacl and libselinux: they are copied, not understood.

@@ -100,6 +100,10 @@ Result<std::unique_ptr<Host>> open_chosen(Context& context, const HostChoice& ch
   }
   auto host = DirectoryHost::open(root, std::move(events));
   if (!host && host.error().kind == ErrorKind::kNotFound) {
+    if (if_missing == IfMissing::kCreate) {
+      return make_error(ErrorKind::kNotFound, fmt::format("the host {} does not exist yet", choice.uri))
+          .with_note(fmt::format("a dry run makes no directory: `mkdir -p '{}'`, and it tells what would be done", root));
+    }
     return make_error(ErrorKind::kNotFound, fmt::format("the host {} does not exist", choice.uri))
         .with_note(fmt::format("it was chosen {}; `varve vm create` and `varve vm define` make it", choice.reason));
   }

@@ -146,6 +146,7 @@ Result<ExitCode> export_domain(Context& context, const Request& request) {
   TRY(run(context, transfer));
   const Manifest manifest = TRY(transfer.manifest(std::time(nullptr)));
   TRY(save_manifest(target->layout(), manifest));
+  TRY(transfer.finish());
   json files = json::array();
   uint64_t bytes = 0;
   for (const ManifestFile& file : manifest.files) {
@@ -193,6 +194,7 @@ Result<ExitCode> import_domain(Context& context, const Request& request) {
     return ExitCode::kDone;
   }
   TRY(run(context, transfer));
+  TRY(transfer.finish());
   tell(context, fmt::format("Domain '{}' is imported.", domain), {{"domain", domain}, {"notes", notes_of(transfer)}});
   return ExitCode::kDone;
 }

@@ -12,10 +12,10 @@ struct FileLimits {
   bool has_holes = true;                   // else a file takes all of its size
   bool has_strict_names = false;           // Windows' rules: no <>:"|?*\ and control characters, no difference between
                                            // small and capital letters
-  std::string file_system;                 // "FAT", "exFAT"; empty: none of those
+  std::string file_system;                 // "FAT", "exFAT", "NTFS"; empty: none of those
 };
 
-// Of the file system of an existing path. statfs(2).
+// Of the file system of an existing path. From what it was mounted as.
 FileLimits file_limits(const std::string& path);
 
 // Whether a name can stand in a directory with such rules.

@@ -73,13 +73,17 @@ void Undefining::remove_storage() {
       operation_.remove_image(disk.source);
     }
   }
-  const auto nvram = definition_.nvram_path();
-  const auto path = nvram ? host_.layout().resolve(*nvram) : Result<std::string>(std::string());
-  if (!nvram || !path) return;
-  if (const auto need = others->find(*path); need != others->end()) {
-    operation_.plan().notes.push_back(fmt::format("{} stays, domain '{}' uses it", *nvram, need->second.domain));
-  } else if (removed_.insert(*nvram).second) {
-    operation_.remove_image(*nvram);
+  std::vector<std::string> files = request_.files;
+  if (const auto nvram = definition_.nvram_path()) files.push_back(*nvram);
+  for (const std::string& file : files) {
+    const auto path = host_.layout().resolve(file);
+    if (!path || removed_.contains(file)) continue;
+    if (const auto need = others->find(*path); need != others->end()) {
+      operation_.plan().notes.push_back(fmt::format("{} stays, domain '{}' needs it", file, need->second.domain));
+    } else {
+      removed_.insert(file);
+      operation_.remove_image(file);
+    }
   }
 }
 

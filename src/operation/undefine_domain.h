@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "operation/operation.h"
 
@@ -9,8 +10,9 @@ namespace varve {
 
 struct UndefineDomainRequest {
   std::string domain;
-  bool snapshots = false;  // and their metadata, and the points in images that stay
-  bool storage = false;    // and the images of its writable disks that nobody else uses, and its NVRAM
+  bool snapshots = false;               // and their metadata, and the points in images that stay
+  bool storage = false;                 // and the images of its writable disks that nobody else uses, and its NVRAM
+  std::vector<std::string> files = {};  // with `storage`: more that goes unless somebody else needs it; root paths
 };
 
 Result<Operation> plan_undefine_domain(Host& host, const UndefineDomainRequest& request);

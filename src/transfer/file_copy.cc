@@ -5,6 +5,7 @@
 
 #include "base/aligned_vector.h"
 #include "image/offload.h"
+#include "io/file_limits.h"
 
 namespace varve {
 
@@ -16,8 +17,14 @@ constexpr uint64_t kWindow = uint64_t{1} << 30;
 
 class Copying {
  public:
-  Copying(FileDevice& source, FileDevice* target, const CopyObserver& observer, uint64_t present)
-      : source_(source), target_(target), observer_(observer), present_(present), buffer_(kPiece), there_(kPiece) {}
+  Copying(FileDevice& source, FileDevice* target, const CopyObserver& observer, uint64_t present, bool target_has_holes)
+      : source_(source),
+        target_(target),
+        observer_(observer),
+        present_(present),
+        target_has_holes_(target_has_holes),
+        buffer_(kPiece),
+        there_(kPiece) {}
 
   Result<void> run(uint64_t size);
 
@@ -30,6 +37,7 @@ class Copying {
   FileDevice* target_;  // null: only looked through
   const CopyObserver& observer_;
   uint64_t present_;  // bytes that the target had before
+  bool target_has_holes_;
   AlignedVector<std::byte> buffer_;
   AlignedVector<std::byte> there_;
 };
@@ -50,13 +58,16 @@ Result<void> Copying::data(uint64_t offset, size_t length) {
 }
 
 Result<void> Copying::hole(uint64_t offset, uint64_t length) {
-  if (target_ != nullptr && offset < present_) {
+  const bool writes = target_ != nullptr && !target_has_holes_;
+  if (target_ != nullptr && !writes && offset < present_) {
     TRY(target_->write_zeroes(offset, std::min(length, present_ - offset), ZeroMode::kMayUnmap));
   }
-  if (!observer_.bytes) return {};
+  if (!observer_.bytes && !writes) return {};
   std::ranges::fill(buffer_, std::byte{});
   for (uint64_t at = 0; at < length; at += kPiece) {
-    observer_.bytes(std::span(buffer_).first(std::min(kPiece, length - at)));
+    const std::span zeroes = std::span(buffer_).first(std::min(kPiece, length - at));
+    if (observer_.bytes) observer_.bytes(zeroes);
+    if (writes) TRY(target_->write_at(offset + at, zeroes));
     TRY(tell(offset + at));
   }
   return {};
@@ -84,20 +95,22 @@ Result<void> Copying::run(uint64_t size) {
 Result<CopyMethod> copy_file(FileDevice& source, FileDevice& target, const CopyObserver& observer) {
   const uint64_t size = TRY(source.size());
   const uint64_t present = std::min(size, TRY(target.size()));
+  const bool has_holes = file_limits(target.name()).has_holes;
   // Grown at once: blocks are shared between files of one size, and a hole at the end is there without being written.
-  TRY(target.resize(size));
-  if (TRY(image::share_blocks(source, target, size))) {
+  // A file system without holes would write zeroes first, and the data then.
+  if (has_holes || TRY(target.size()) > size) TRY(target.resize(size));
+  if (has_holes && TRY(image::share_blocks(source, target, size))) {
     TRY(target.sync_all());
     if (observer.progress) TRY(observer.progress(size));
     return CopyMethod::kSharedBlocks;
   }
-  TRY(Copying(source, &target, observer, present).run(size));
+  TRY(Copying(source, &target, observer, present, has_holes).run(size));
   TRY(target.sync_all());
   return CopyMethod::kBytes;
 }
 
 Result<void> read_through(FileDevice& file, const CopyObserver& observer) {
-  return Copying(file, nullptr, observer, 0).run(TRY(file.size()));
+  return Copying(file, nullptr, observer, 0, true).run(TRY(file.size()));
 }
 
 }  // namespace varve

@@ -64,6 +64,7 @@ class Transfer::Work {
   uint64_t bytes_to_copy() const;
   Result<void> run(const Watch& watch);
   Result<Manifest> manifest(int64_t now_sec) const;
+  Result<void> finish() const { return state_file_.remove(); }
   Result<std::vector<std::string>> remove_source();
 
  private:
@@ -72,7 +73,8 @@ class Transfer::Work {
   Result<void> check_target(const DomainDocument& moved);
   Result<void> check_manifest();
   Result<void> check_documents() const;
-  Result<bool> stays_put(const MachineFile& file) const;
+  bool stays_put(const MachineFile& file) const;
+  Result<bool> is_defined_there() const;
   void describe(const std::vector<FileChange>& documents);
 
   TransferredFile* whole(const PlacedFile& placed);
@@ -80,7 +82,7 @@ class Transfer::Work {
   Result<void> copy(const PlacedFile& placed, const Watch& watch);
   Result<void> verify(const PlacedFile& placed, const Watch& watch);
   Result<void> settle(const PlacedFile& placed);
-  Result<void> check_unchanged() const;
+  static Result<void> check_unchanged(const MachineFile& file);
   Result<void> work(const Watch& watch);
   Result<void> advance(const Watch& watch, uint64_t done) const;
 
@@ -88,6 +90,7 @@ class Transfer::Work {
   Host& target_;
   TransferRequest request_;
   bool is_relocation_;
+  bool is_defined_ = false;  // on the receiving host, by an earlier attempt
   TransferStateFile state_file_;
   TransferState state_;
   Preflight preflight_;
@@ -135,7 +138,7 @@ Result<void> Transfer::Work::check_source() {
 }
 
 // Files that are not this machine's alone stay where the others look for them.
-Result<bool> Transfer::Work::stays_put(const MachineFile& file) const {
+bool Transfer::Work::stays_put(const MachineFile& file) const {
   if (!is_relocation_) return false;
   if (!file.is_removable || needed_.contains(file.host_path)) return true;
   if (file.role == FileRole::kNvram || file.role == FileRole::kTpm) return true;
@@ -146,7 +149,7 @@ Result<void> Transfer::Work::check_target(const DomainDocument& moved) {
   if (is_relocation_) return {};
   if (TRY(target_.definitions().exists(request_.domain))) {
     const DomainDocument present = TRY(target_.definitions().load(request_.domain));
-    if (!state_.is_defined || present.uuid() != moved.uuid()) {
+    if (!is_defined_) {
       preflight_.refuse(make_error(ErrorKind::kAlreadyExists, fmt::format("there is a domain of that name, with the "
                                                                           "UUID {}",
                                                                           present.uuid()))
@@ -156,7 +159,7 @@ Result<void> Transfer::Work::check_target(const DomainDocument& moved) {
   }
   check_uuid(target_, moved, preflight_, "one of the two has to be undefined: a UUID belongs to one machine");
   const std::vector<std::string> names = TRY(target_.metadata().names(request_.domain));
-  if (!names.empty() && !state_.is_defined) {
+  if (!names.empty() && !is_defined_) {
     preflight_.refuse(
         make_error(ErrorKind::kAlreadyExists,
                    fmt::format("there are snapshots of a domain of that name: {}", list_of(names)))
@@ -259,15 +262,15 @@ Result<void> Transfer::Work::prepare() {
   TRY(lock());
   TRY(check_source());
   state_ = TRY(state_file_.load());
-  if (state_.uuid != definition_->uuid()) state_.is_defined = false;
-  placement_ = place(inventory_, target_, request_.images_directory,
-                     [&](const MachineFile& file) { return stays_put(file).value_or(false); });
+  placement_ =
+      place(inventory_, target_, request_.images_directory, [&](const MachineFile& file) { return stays_put(file); });
   if (is_relocation_ && placement_.files.empty()) {
     preflight_.refuse(
         make_error(ErrorKind::kRefused, fmt::format("none of its files has to move to {}", request_.images_directory))
             .with_note(fmt::format("`varve where '{}'` shows where they are", request_.domain)));
   }
   const MovedDocuments moved = TRY(move_documents(*definition_, inventory_, placement_));
+  is_defined_ = TRY(is_defined_there());
   TRY(check_target(moved.definition));
   TRY(check_manifest());
 
@@ -282,7 +285,10 @@ Result<void> Transfer::Work::prepare() {
   TRY(std::move(preflight_).finish());
   describe(documents_);
   if (is_relocation_) operation_->expect_definition(*definition_);
-  operation_->expect([this] { return check_unchanged(); });
+  operation_->expect([this]() -> Result<void> {
+    for (const MachineFile& file : inventory_.files) TRY(check_unchanged(file));
+    return {};
+  });
   for (const PlacedFile& placed : placement_.files) total_ += placed.file->stamp.size * (request_.verifies ? 2 : 1);
   return operation_->check();
 }
@@ -305,21 +311,39 @@ TransferredFile* Transfer::Work::whole(const PlacedFile& placed) {
   return is_there ? known : nullptr;
 }
 
-// What an earlier attempt began that put its files elsewhere.
+// What an earlier attempt began that put its files elsewhere. One that came to its end may have left its state: then
+// its files are some domain's by now.
 Result<void> Transfer::Work::drop_leftovers() {
-  if (state_.is_defined) return {};
   const auto is_planned = [&](const TransferredFile& file) {
     return state_.uuid == definition_->uuid() && std::ranges::count(placement_.files, file.path, &PlacedFile::path) > 0;
   };
+  const auto needed = TRY(images_needed(target_, ""));
   for (const TransferredFile& file : state_.files) {
     if (is_planned(file)) continue;
     if (const auto part = target_.layout().resolve(part_path(file.path))) TRY(remove_file_durably(*part));
-    if (!is_copied_file(target_.layout(), file.path, file)) continue;
-    TRY(remove_file_durably(TRY(target_.layout().resolve(file.path))));
+    const auto there = target_.layout().resolve(file.path);
+    if (!there || needed.contains(*there) || !is_copied_file(target_.layout(), file.path, file)) continue;
+    TRY(remove_file_durably(*there));
   }
   std::erase_if(state_.files, [&](const TransferredFile& file) { return !is_planned(file); });
   state_.uuid = definition_->uuid();
   return state_file_.save(state_);
+}
+
+// An earlier attempt of this transfer has come so far that only what comes after it is left.
+Result<bool> Transfer::Work::is_defined_there() const {
+  if (is_relocation_ || state_.uuid != definition_->uuid()) return false;
+  if (!TRY(target_.definitions().exists(request_.domain))) return false;
+  if (TRY(target_.definitions().load(request_.domain)).uuid() != definition_->uuid()) return false;
+  for (const PlacedFile& placed : placement_.files) {
+    const auto entry = std::ranges::find(state_.files, placed.path, &TransferredFile::path);
+    if (entry == state_.files.end() || !entry->source.same_state_as(placed.file->stamp)) return false;
+    if (!is_copied_file(target_.layout(), placed.path, *entry)) return false;
+  }
+  for (const SnapshotDocument& snapshot : inventory_.snapshots) {
+    if (!TRY(target_.metadata().exists(request_.domain, snapshot.name()))) return false;
+  }
+  return true;
 }
 
 Result<void> Transfer::Work::advance(const Watch& watch, uint64_t done) const {
@@ -404,23 +428,21 @@ Result<void> Transfer::Work::settle(const PlacedFile& placed) {
   return rename_new(target_.layout(), part_path(placed.path), placed.path);
 }
 
-Result<void> Transfer::Work::check_unchanged() const {
-  for (const MachineFile& file : inventory_.files) {
-    struct stat status;
-    const bool is_there = ::stat(file.host_path.c_str(), &status) == 0;
+Result<void> Transfer::Work::check_unchanged(const MachineFile& file) {
+  struct stat status;
+  if (::stat(file.host_path.c_str(), &status) == 0) {
     const FileStamp now{.inode = status.st_ino,
                         .size = static_cast<uint64_t>(status.st_size),
                         .mtime_sec = status.st_mtim.tv_sec,
                         .mtime_nsec = static_cast<uint32_t>(status.st_mtim.tv_nsec)};
-    if (is_there && now.same_state_as(file.stamp)) continue;
-    return make_error(ErrorKind::kInUse, fmt::format("{} was changed meanwhile", file.host_path))
-        .with_note("the copy is of before; give the command again");
+    if (now.same_state_as(file.stamp)) return {};
   }
-  return {};
+  return make_error(ErrorKind::kInUse, fmt::format("{} was changed meanwhile", file.host_path))
+      .with_note("the copy is of before; give the command again");
 }
 
 Result<void> Transfer::Work::work(const Watch& watch) {
-  if (state_.is_defined) return {};
+  if (is_defined_) return {};
   TRY(drop_leftovers());
   for (const PlacedFile& placed : placement_.files) {
     if (whole(placed) == nullptr) TRY(copy(placed, watch));
@@ -437,20 +459,17 @@ Result<void> Transfer::Work::work(const Watch& watch) {
     for (MachineFile& file : inventory_.files) file.file.reset();
   }
   TRY(operation_->run());
-  if (request_.purpose == TransferPurpose::kMove && !is_relocation_) {
-    state_.is_defined = true;
-    return state_file_.save(state_);
-  }
-  return state_file_.remove();
+  // As long as the state is there, the same command goes on with what its caller does next.
+  return is_relocation_ ? state_file_.remove() : Result<void>();
 }
 
 Result<void> Transfer::Work::run(const Watch& watch) {
   auto worked = work(watch);
   if (worked) return {};
-  Error error = std::move(worked).error();
-  if (!error.message.starts_with(failure_of(request_))) error = std::move(error).context(failure_of(request_));
-  error.notes.emplace_back("the source is as it was; the same command goes on with what is copied already");
-  return error;
+  const std::string failure = failure_of(request_);
+  const bool says_so = worked.error().message.starts_with(failure);
+  return (says_so ? std::move(worked).error() : std::move(worked).error().context(failure))
+      .with_note("the source is as it was; the same command goes on with what is copied already");
 }
 
 Result<Manifest> Transfer::Work::manifest(int64_t now_sec) const {
@@ -472,30 +491,25 @@ Result<Manifest> Transfer::Work::manifest(int64_t now_sec) const {
 }
 
 Result<std::vector<std::string>> Transfer::Work::remove_source() {
-  for (MachineFile& file : inventory_.files) file.file.reset();
-  source_lock_.reset();
-  Operation removal =
-      TRY(plan_undefine_domain(source_, {.domain = request_.domain, .snapshots = true, .storage = true}));
-  removal.expect([this] { return check_unchanged(); });
-  needed_ = TRY(images_needed(source_, request_.domain));
-  removal.expect_definition(*definition_);
-  std::vector<std::string> notes = removal.plan().notes;
-  std::set<std::string> disks;
-  for (const Disk& disk : definition_->disks()) disks.insert(disk.source);
-  if (const auto nvram = definition_->nvram_path()) disks.insert(*nvram);
-  for (const MachineFile& file : inventory_.files) {
-    if (disks.contains(file.path)) continue;  // is in the plan, or in its notes
-    if (!file.is_removable) continue;
-    if (const auto need = needed_.find(file.host_path); need != needed_.end()) {
-      notes.push_back(fmt::format("{} stays, domain '{}' needs it", file.path, need->second.domain));
-    } else {
-      removal.remove_image(file.path);
-    }
+  UndefineDomainRequest request{.domain = request_.domain, .snapshots = true, .storage = true, .files = {}};
+  for (MachineFile& file : inventory_.files) {
+    file.file.reset();
+    if (file.is_removable) request.files.push_back(file.path);
   }
+  source_lock_.reset();
+  Operation removal = TRY(plan_undefine_domain(source_, request));
+  needed_ = TRY(images_needed(source_, request_.domain));
+  removal.expect([this]() -> Result<void> {
+    for (const MachineFile& file : inventory_.files) {
+      if (file.is_removable && !needed_.contains(file.host_path)) TRY(check_unchanged(file));
+    }
+    return {};
+  });
+  removal.expect_definition(*definition_);
   TRY(removal.check());
   TRY(removal.run());
   TRY(state_file_.remove());
-  return notes;
+  return removal.plan().notes;
 }
 
 Transfer::Transfer(std::unique_ptr<Work> work) : work_(std::move(work)) {}
@@ -522,6 +536,10 @@ Result<void> Transfer::run(const Watch& watch) {
 
 Result<Manifest> Transfer::manifest(int64_t now_sec) const {
   return work_->manifest(now_sec);
+}
+
+Result<void> Transfer::finish() {
+  return work_->finish();
 }
 
 Result<std::vector<std::string>> Transfer::remove_source() {

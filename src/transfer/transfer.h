@@ -46,9 +46,11 @@ class Transfer {
 
   // Progress counts bytes of files. On failure the error says that the same command goes on.
   Result<void> run(const Watch& watch);
+  // After run(), between two hosts: nothing else is left to do; the state of the transfer goes.
+  Result<void> finish();
   // After run(): what the receiving tree holds, with the documents.
   Result<Manifest> manifest(int64_t now_sec) const;
-  // After run(), and between two hosts: the source goes, unless one of its files is another one by now, or needed by
+  // Instead of finish(): the source goes, unless one of its files is another one by now, or needed by
   // another domain. The notes say what stays.
   Result<std::vector<std::string>> remove_source();
 

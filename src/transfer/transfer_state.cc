@@ -29,7 +29,6 @@ FileStamp stamp_from(const json& value) {
 TransferState state_from(const json& document) {
   TransferState state;
   state.uuid = document.at("uuid").get<std::string>();
-  state.is_defined = document.at("defined").get<bool>();
   for (const json& entry : document.at("files")) {
     state.files.push_back({.path = entry.at("path").get<std::string>(),
                            .source_path = entry.at("from").get<std::string>(),
@@ -81,7 +80,7 @@ Result<void> TransferStateFile::save(const TransferState& state) const {
                      {"copied", to_json(file.copied)},
                      {"settled", file.is_settled}});
   }
-  const json document = {{"uuid", state.uuid}, {"defined", state.is_defined}, {"files", std::move(files)}};
+  const json document = {{"uuid", state.uuid}, {"files", std::move(files)}};
   return apply(layout_,
                {.path = root_path(), .contents = document.dump(1, ' ', false, json::error_handler_t::replace)});
 }

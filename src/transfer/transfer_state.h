@@ -23,8 +23,7 @@ struct TransferredFile {
 };
 
 struct TransferState {
-  std::string uuid;         // of the domain
-  bool is_defined = false;  // only what comes after that is left: removing the source
+  std::string uuid;  // of the domain
   std::vector<TransferredFile> files;
 
   TransferredFile* find(const std::string& path);
