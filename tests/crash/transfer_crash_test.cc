@@ -121,7 +121,8 @@ TEST_F(TransferCrashTest, IsWholeSomewhereAndGoesOn) {
     EXPECT_EQ(machine_in(target()), moved);
     EXPECT_FALSE(fs::exists(source() + "/etc/libvirt/qemu/vm.xml"));
     EXPECT_FALSE(fs::exists(image_path(source(), 0)));
-    if (again == 0) EXPECT_FALSE(fs::exists(target() + "/var/lib/varve/transfer/vm.json"));
+    // What the journal has finished by itself leaves a note of the transfer, which the next one clears.
+    EXPECT_TRUE(again != 0 || !fs::exists(target() + "/var/lib/varve/transfer/vm.json"));
   }
   EXPECT_GE(step, 15);
   EXPECT_GE(on_target, 3);
