@@ -31,12 +31,19 @@ void more(std::string& out, const std::string& text) {
   entry(out, "", text);
 }
 
+// As virt-manager calls it.
+std::string in_pool(const FileLocation& file) {
+  return file.volume ? fmt::format("  [pool '{}', volume '{}']", file.volume->pool, file.volume->name) : "";
+}
+
 std::string with_presence(const FileLocation& file) {
-  return file.exists ? file.shown_path : file.shown_path + "   MISSING";
+  return file.shown_path + in_pool(file) + (file.exists ? "" : "   MISSING");
 }
 
 json file_json(const FileLocation& file) {
-  return {{"path", file.path}, {"host_path", file.shown_path}, {"exists", file.exists}};
+  json result = {{"path", file.path}, {"host_path", file.shown_path}, {"exists", file.exists}};
+  if (file.volume) result["volume"] = {{"pool", file.volume->pool}, {"name", file.volume->name}};
+  return result;
 }
 
 json files_json(const std::vector<FileLocation>& files) {
@@ -55,7 +62,7 @@ json image_json(const DiskLocation& disk) {
 std::string shown_image(const DiskLocation& disk, const std::string& addition) {
   if (disk.image.path.empty()) return "empty";
   if (!disk.is_path()) return disk.image.shown_path + addition + ", which is no file of this host";
-  return disk.image.shown_path + addition + (disk.image.exists ? "" : "   MISSING");
+  return disk.image.shown_path + addition + in_pool(disk.image) + (disk.image.exists ? "" : "   MISSING");
 }
 
 // True, false, or null where nobody can tell now.

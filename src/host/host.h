@@ -41,6 +41,12 @@ struct LockedDomain {
   DomainDocument definition;
 };
 
+// A file of the host as a storage pool lists it: what virt-manager shows.
+struct StorageVolume {
+  std::string pool;
+  std::string name;
+};
+
 class Host {
  public:
   virtual ~Host() = default;
@@ -75,6 +81,11 @@ class Host {
 
   // Where new images go of which nobody says otherwise; a root path.
   virtual std::string images_directory() const { return Layout::images_directory(); }
+
+  // Nothing where no running pool lists the file at this root path. A host without a daemon has no pools.
+  virtual std::optional<StorageVolume> volume_of(const std::string&) const { return std::nullopt; }
+  // The root path of a volume. Nothing: no running pool has it.
+  virtual std::optional<std::string> path_of(const StorageVolume&) const { return std::nullopt; }
 
   // kUnsupported where the files that definitions name are those of another machine.
   Result<void> check_images_are_here() const;

@@ -39,21 +39,54 @@ bool is_hidden(const Error& error) {
   return error.kind == ErrorKind::kInUse || error.kind == ErrorKind::kPermission;
 }
 
-DiskLocation locate_disk(const Layout& layout, const Disk& disk, SnapshotMode mode) {
+FileLocation locate_image(const Host& host, const std::string& root_path) {
+  FileLocation location = locate(host.layout(), root_path);
+  location.volume = host.volume_of(root_path);
+  return location;
+}
+
+// "pool/volume", as a disk's source says it.
+FileLocation locate_volume(const Host& host, const std::string& source) {
+  const size_t slash = source.find('/');
+  if (slash != std::string::npos) {
+    const StorageVolume volume{.pool = source.substr(0, slash), .name = source.substr(slash + 1)};
+    if (const auto path = host.path_of(volume)) {
+      FileLocation location = locate(host.layout(), *path);
+      location.volume = volume;
+      return location;
+    }
+  }
+  return {.path = source, .shown_path = source, .exists = false};
+}
+
+DiskLocation locate_disk(const Host& host, const Disk& disk, SnapshotMode mode) {
   DiskLocation location;
   location.target = disk.target;
   location.mode = mode;
   location.format = disk.format;
   if (disk.is_local_file() && !disk.source.empty()) {
-    location.image = locate(layout, disk.source);
+    location.image = locate_image(host, disk.source);
+  } else if (disk.source_type == DiskSourceType::kVolume) {
+    location.image = locate_volume(host, disk.source);
   } else {
     location.image = {.path = disk.source, .shown_path = disk.source, .exists = false};
   }
   return location;
 }
 
+// Below the image at a root path, nearest first.
+std::vector<FileLocation> locate_chain(const Host& host, const BackingFiles& chain) {
+  std::vector<FileLocation> files;
+  for (const BackingFile& file : chain.files) {
+    files.push_back(locate_image(host, file.path));
+    files.back().exists = file.exists;
+  }
+  return files;
+}
+
 // Opens the image and finds the entry, with what it references if that is wanted.
-void look_inside(const Layout& layout, const Disk& disk, const std::string& snapshot, DiskLocation& location) {
+void look_inside(const Host& host, const Disk& disk, const std::string& snapshot, DiskLocation& location) {
+  const Layout& layout = host.layout();
   auto opened = InternalDisk::open(layout, disk, Access::kReadOnly);
   if (!opened) {
     location.problem = explain(opened.error(), disk);
@@ -61,9 +94,7 @@ void look_inside(const Layout& layout, const Disk& disk, const std::string& snap
     return;
   }
   const auto chain = backing_files(layout, disk.source, opened->image().header());
-  for (const BackingFile& file : chain.files) {
-    location.backing_chain.push_back({.path = file.path, .shown_path = layout.shown(file.path), .exists = file.exists});
-  }
+  location.backing_chain = locate_chain(host, chain);
   location.problem = chain.problem;
   const auto index = opened->find(snapshot);
   if (!index) {
@@ -158,20 +189,17 @@ Result<SnapshotLocation> where_is_snapshot(Host& host, const std::string& domain
   location.holds_definition = then.has_value();
   location.nvram = nvram_of(layout, then ? *then : locked.definition);
   for (const SnapshotDiskUse& use : TRY(snapshot_disks(layout, document, &locked.definition))) {
-    DiskLocation disk = locate_disk(layout, use.disk, use.mode);
+    DiskLocation disk = locate_disk(host, use.disk, use.mode);
     if (use.moved) disk.moved_from = use.recorded_source;
     if (use.mode == SnapshotMode::kInternal) {
-      look_inside(layout, use.disk, snapshot, disk);
+      look_inside(host, use.disk, snapshot, disk);
     } else if (use.mode == SnapshotMode::kExternal) {
       // The point is what the image was before the overlay was put upon it.
       Disk read_only = use.disk;
       if (read_only.format == "qcow2") {
         auto opened = InternalDisk::open(layout, read_only, Access::kReadOnly);
         if (opened) {
-          for (const BackingFile& file : backing_files(layout, use.disk.source, opened->image().header()).files) {
-            disk.backing_chain.push_back(
-                {.path = file.path, .shown_path = layout.shown(file.path), .exists = file.exists});
-          }
+          disk.backing_chain = locate_chain(host, backing_files(layout, use.disk.source, opened->image().header()));
         } else if (disk.image.exists) {
           disk.problem = explain(opened.error(), use.disk);
           disk.is_hidden = is_hidden(opened.error());
@@ -274,14 +302,11 @@ Result<DomainLocation> where_is_domain(Host& host, const std::string& domain) {
 
   Tables tables(layout);
   for (const Disk& disk : locked.definition.disks()) {
-    DiskLocation entry = locate_disk(layout, disk, SnapshotMode::kDefault);
+    DiskLocation entry = locate_disk(host, disk, SnapshotMode::kDefault);
     if (disk.format == "qcow2" && entry.image.exists) {
       if (const auto opened = InternalDisk::open(layout, disk, Access::kReadOnly); opened) {
         const auto chain = backing_files(layout, disk.source, opened->image().header());
-        for (const BackingFile& file : chain.files) {
-          entry.backing_chain.push_back(
-              {.path = file.path, .shown_path = layout.shown(file.path), .exists = file.exists});
-        }
+        entry.backing_chain = locate_chain(host, chain);
         entry.problem = chain.problem;
       } else {
         entry.problem = explain(opened.error(), disk);

@@ -18,6 +18,7 @@ struct FileLocation {
   std::string path;        // root path: what definitions say
   std::string shown_path;  // the way to it from here
   bool exists = false;
+  std::optional<StorageVolume> volume = std::nullopt;  // of an image that a storage pool lists
 };
 
 // The entry of a snapshot in an image's own table, and what it holds.

@@ -48,7 +48,16 @@ namespace varve::libvirt {
   X(virDomainSnapshotCreateXML)       \
   X(virDomainSnapshotDelete)          \
   X(virDomainRevertToSnapshot)        \
-  X(virDomainSnapshotFree)
+  X(virDomainSnapshotFree)            \
+  X(virStorageVolLookupByPath)        \
+  X(virStorageVolLookupByName)        \
+  X(virStorageVolGetName)             \
+  X(virStorageVolGetPath)             \
+  X(virStorageVolFree)                \
+  X(virStoragePoolLookupByName)       \
+  X(virStoragePoolLookupByVolume)     \
+  X(virStoragePoolGetName)            \
+  X(virStoragePoolFree)
 
 struct Library {
 #define VARVE_LIBVIRT_MEMBER(name) decltype(&::name) name = nullptr;

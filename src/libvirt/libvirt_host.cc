@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cstdlib>
+
 #include "libvirt/connection.h"
 #include "libvirt/machines.h"
 #include "libvirt/stores.h"
@@ -50,6 +52,9 @@ Result<Layout> layout_for(const std::string& uri, const UserDirectories& user) {
   return layout;
 }
 
+using VolumeHandle = std::unique_ptr<virStorageVol, decltype(&::virStorageVolFree)>;
+using PoolHandle = std::unique_ptr<virStoragePool, decltype(&::virStoragePoolFree)>;
+
 class LibvirtHost final : public Host {
  public:
   LibvirtHost(std::unique_ptr<Connection> connection, const Layout& layout, std::string images, HostEvents events)
@@ -92,6 +97,29 @@ class LibvirtHost final : public Host {
   }
 
   std::string images_directory() const override { return images_; }
+
+  std::optional<StorageVolume> volume_of(const std::string& root_path) const override {
+    const Library& library = connection_->library();
+    const VolumeHandle volume(library.virStorageVolLookupByPath(connection_->handle(), root_path.c_str()),
+                              library.virStorageVolFree);
+    if (!volume) return std::nullopt;
+    const PoolHandle pool(library.virStoragePoolLookupByVolume(volume.get()), library.virStoragePoolFree);
+    if (!pool) return std::nullopt;
+    return StorageVolume{.pool = library.virStoragePoolGetName(pool.get()),
+                         .name = library.virStorageVolGetName(volume.get())};
+  }
+
+  std::optional<std::string> path_of(const StorageVolume& wanted) const override {
+    const Library& library = connection_->library();
+    const PoolHandle pool(library.virStoragePoolLookupByName(connection_->handle(), wanted.pool.c_str()),
+                          library.virStoragePoolFree);
+    if (!pool) return std::nullopt;
+    const VolumeHandle volume(library.virStorageVolLookupByName(pool.get(), wanted.name.c_str()),
+                              library.virStorageVolFree);
+    if (!volume) return std::nullopt;
+    const std::unique_ptr<char, decltype(&std::free)> path(library.virStorageVolGetPath(volume.get()), &std::free);
+    return path ? std::optional<std::string>(path.get()) : std::nullopt;
+  }
 
   // They are asked to do things; the host stays what it is.
   Machines* machines() const override { return &machines_; }
