@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/zero_bytes.h"
 #include "crypto/hash.h"
 
 namespace varve {
@@ -18,6 +19,7 @@ namespace {
 
 constexpr size_t kPiece = size_t{1} << 20;
 constexpr size_t kPieces = 8;
+constexpr size_t kBlock = size_t{64} << 10;
 
 std::string hexadecimal(std::span<const std::byte> bytes) {
   std::string text;
@@ -102,19 +104,66 @@ class Checksum::Worker {
   std::thread thread_;  // last: it uses everything above
 };
 
-Checksum::Checksum(std::unique_ptr<Worker> worker) : worker_(std::move(worker)) {}
+Checksum::Checksum(ChecksumKind kind, std::unique_ptr<Worker> worker) : kind_(kind), worker_(std::move(worker)) {}
 Checksum::Checksum(Checksum&&) noexcept = default;
 Checksum::~Checksum() = default;
 
-Result<Checksum> Checksum::begin() {
-  return Checksum(std::make_unique<Worker>(TRY(crypto::RunningHash::make(crypto::HashAlgorithm::kSha256))));
+Result<Checksum> Checksum::begin(ChecksumKind kind) {
+  return Checksum(kind, std::make_unique<Worker>(TRY(crypto::RunningHash::make(crypto::HashAlgorithm::kSha256))));
 }
 
 void Checksum::add(std::span<const std::byte> bytes) {
-  worker_->add(bytes);
+  if (kind_ == ChecksumKind::kSha256) return worker_->add(bytes);
+  while (!bytes.empty()) {
+    const size_t length = std::min(kBlock - block_.size(), bytes.size());
+    if (length == kBlock) {
+      add_block(bytes.first(length));
+    } else {
+      block_.insert(block_.end(), bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(length));
+      if (block_.size() == kBlock) {
+        add_block(block_);
+        block_.clear();
+      }
+    }
+    bytes = bytes.subspan(length);
+  }
+}
+
+void Checksum::add_zeroes(uint64_t length) {
+  static constexpr std::array<std::byte, kBlock> kZeroes{};
+  if (kind_ == ChecksumKind::kWithoutZeroes) {
+    const uint64_t first = block_.empty() ? 0 : std::min<uint64_t>(kBlock - block_.size(), length);
+    add(std::span(kZeroes).first(first));
+    length -= first;
+    zero_blocks_ += length / kBlock;
+    length %= kBlock;
+  }
+  for (uint64_t done = 0; done < length; done += kBlock) {
+    add(std::span(kZeroes).first(std::min<uint64_t>(kBlock, length - done)));
+  }
+}
+
+void Checksum::add_block(std::span<const std::byte> block) {
+  if (all_zero(block)) {
+    ++zero_blocks_;
+    return;
+  }
+  end_zeroes();
+  worker_->add(block);
+}
+
+void Checksum::end_zeroes() {
+  std::array<std::byte, 8> count{};
+  for (size_t i = 0; i < count.size(); ++i) count[i] = static_cast<std::byte>(zero_blocks_ >> (8 * i));
+  worker_->add(count);
+  zero_blocks_ = 0;
 }
 
 Result<std::string> Checksum::finish() {
+  if (kind_ == ChecksumKind::kWithoutZeroes) {
+    if (!block_.empty()) add_block(block_);
+    end_zeroes();
+  }
   return worker_->finish();
 }
 

@@ -1,30 +1,48 @@
-// The SHA-256 of a file while it is copied, computed beside the copying.
+// The checksum of a file while it is copied, computed beside the copying.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "base/result.h"
 
 namespace varve {
 
+enum class ChecksumKind : uint8_t {
+  kSha256,  // what sha256sum prints
+  // SHA-256 of what is not zero, and of how much is in between: disks are mostly holes, and to compare two copies
+  // nobody has to compute the checksum of terabytes of zeroes. The same whether zeroes are a hole or not.
+  kWithoutZeroes,
+};
+
 class Checksum {
  public:
-  static Result<Checksum> begin();
+  static Result<Checksum> begin(ChecksumKind kind);
   Checksum(Checksum&&) noexcept;
   ~Checksum();
 
   // Waits while too much has been added that is not yet computed.
   void add(std::span<const std::byte> bytes);
-  // In hexadecimal, as sha256sum prints it. Once.
+  void add_zeroes(uint64_t length);
+  // In hexadecimal. Once.
   Result<std::string> finish();
 
  private:
   class Worker;
-  explicit Checksum(std::unique_ptr<Worker> worker);
+  Checksum(ChecksumKind kind, std::unique_ptr<Worker> worker);
+  void add_block(std::span<const std::byte> block);
+  void end_zeroes();
+
+  ChecksumKind kind_;
   std::unique_ptr<Worker> worker_;
+  // kWithoutZeroes only: it looks at blocks of one size, wherever what is added begins and ends.
+  std::vector<std::byte> block_;
+  uint64_t zero_blocks_ = 0;
 };
 
 // Of a text.

@@ -58,16 +58,15 @@ Result<void> Copying::data(uint64_t offset, size_t length) {
 }
 
 Result<void> Copying::hole(uint64_t offset, uint64_t length) {
-  const bool writes = target_ != nullptr && !target_has_holes_;
-  if (target_ != nullptr && !writes && offset < present_) {
-    TRY(target_->write_zeroes(offset, std::min(length, present_ - offset), ZeroMode::kMayUnmap));
+  if (observer_.zeroes) observer_.zeroes(length);
+  if (target_ == nullptr) return {};
+  if (target_has_holes_) {
+    if (offset >= present_) return {};
+    return target_->write_zeroes(offset, std::min(length, present_ - offset), ZeroMode::kMayUnmap);
   }
-  if (!observer_.bytes && !writes) return {};
   std::ranges::fill(buffer_, std::byte{});
   for (uint64_t at = 0; at < length; at += kPiece) {
-    const std::span zeroes = std::span(buffer_).first(std::min(kPiece, length - at));
-    if (observer_.bytes) observer_.bytes(zeroes);
-    if (writes) TRY(target_->write_at(offset + at, zeroes));
+    TRY(target_->write_at(offset + at, std::span(buffer_).first(std::min(kPiece, length - at))));
     TRY(tell(offset + at));
   }
   return {};

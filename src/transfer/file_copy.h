@@ -13,10 +13,11 @@
 
 namespace varve {
 
-// Looks on; both may be empty.
+// Looks on; all may be empty. Every byte of the file comes in order, as itself or as one of so many zeroes.
 struct CopyObserver {
-  std::function<void(std::span<const std::byte>)> bytes;  // every byte of the file in order, holes as zeroes
-  std::function<Result<void>(uint64_t done)> progress;    // of its size; an error stops the copy
+  std::function<void(std::span<const std::byte>)> bytes;
+  std::function<void(uint64_t length)> zeroes;          // a hole
+  std::function<Result<void>(uint64_t done)> progress;  // of its size; an error stops the copy
 };
 
 enum class CopyMethod : uint8_t {

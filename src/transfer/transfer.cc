@@ -85,6 +85,11 @@ class Transfer::Work {
   static Result<void> check_unchanged(const MachineFile& file);
   Result<void> work(const Watch& watch);
   Result<void> advance(const Watch& watch, uint64_t done) const;
+  CopyObserver observer_of(Checksum& checksum, const Watch& watch) const;
+  // A manifest's has to be anybody's.
+  ChecksumKind kind() const {
+    return request_.purpose == TransferPurpose::kMove ? ChecksumKind::kWithoutZeroes : ChecksumKind::kSha256;
+  }
 
   Host& source_;
   Host& target_;
@@ -352,6 +357,12 @@ Result<void> Transfer::Work::advance(const Watch& watch, uint64_t done) const {
   return make_error(ErrorKind::kInterrupted, "it was stopped");
 }
 
+CopyObserver Transfer::Work::observer_of(Checksum& checksum, const Watch& watch) const {
+  return {.bytes = [&checksum](std::span<const std::byte> bytes) { checksum.add(bytes); },
+          .zeroes = [&checksum](uint64_t length) { checksum.add_zeroes(length); },
+          .progress = [this, &watch](uint64_t done) { return advance(watch, done); }};
+}
+
 Result<void> Transfer::Work::copy(const PlacedFile& placed, const Watch& watch) {
   target_.journal().step(fmt::format("copy {}", placed.path));
   TransferredFile* entry = state_.find(placed.path);
@@ -360,7 +371,7 @@ Result<void> Transfer::Work::copy(const PlacedFile& placed, const Watch& watch) 
             .source_path = placed.file->path,
             .source = placed.file->stamp,
             .is_whole = false,
-            .sha256 = {},
+            .checksum = {},
             .copied = {},
             .is_settled = false};
   // Said before the file is made: what bears this name from now on is this transfer's.
@@ -368,9 +379,8 @@ Result<void> Transfer::Work::copy(const PlacedFile& placed, const Watch& watch) 
   FileDevice& source = *placed.file->file;
   CopiedFile copied =
       TRY(CopiedFile::open(target_.layout(), part_path(placed.path), is_relocation_ ? &source : nullptr));
-  Checksum checksum = TRY(Checksum::begin());
-  const CopyObserver observer{.bytes = [&](std::span<const std::byte> bytes) { checksum.add(bytes); },
-                              .progress = [&](uint64_t done) { return advance(watch, done); }};
+  Checksum checksum = TRY(Checksum::begin(kind()));
+  const CopyObserver observer = observer_of(checksum, watch);
   const CopyMethod method = TRY(copy_file(source, copied.file(), observer));
   if (!TRY(stamp_of(source)).same_state_as(placed.file->stamp)) {
     return make_error(ErrorKind::kInUse, fmt::format("{} was changed while it was read", source.name()))
@@ -378,8 +388,8 @@ Result<void> Transfer::Work::copy(const PlacedFile& placed, const Watch& watch) 
   }
   const bool wants_checksum = request_.purpose != TransferPurpose::kMove;
   if (method == CopyMethod::kSharedBlocks && wants_checksum) TRY(read_through(source, observer));
-  if (method == CopyMethod::kBytes || wants_checksum) entry->sha256 = TRY(checksum.finish());
-  if (request_.manifest && request_.manifest->find(placed.file->path)->sha256 != entry->sha256) {
+  if (method == CopyMethod::kBytes || wants_checksum) entry->checksum = TRY(checksum.finish());
+  if (request_.manifest && request_.manifest->find(placed.file->path)->sha256 != entry->checksum) {
     return make_error(ErrorKind::kCorrupt, fmt::format("{} is not what the manifest says", source.name()))
         .with_note("the export was changed or damaged after it was made; nothing was defined");
   }
@@ -391,14 +401,13 @@ Result<void> Transfer::Work::copy(const PlacedFile& placed, const Watch& watch) 
 // From the disk, not from memory, as far as the system lets anybody ask for that.
 Result<void> Transfer::Work::verify(const PlacedFile& placed, const Watch& watch) {
   const TransferredFile& entry = *state_.find(placed.path);
-  if (entry.is_settled || entry.sha256.empty() || !is_copied_file(target_.layout(), part_path(placed.path), entry))
+  if (entry.is_settled || entry.checksum.empty() || !is_copied_file(target_.layout(), part_path(placed.path), entry))
     return {};
   CopiedFile copied = TRY(CopiedFile::open(target_.layout(), part_path(placed.path), nullptr));
   ::posix_fadvise(copied.file().fd(), 0, 0, POSIX_FADV_DONTNEED);
-  Checksum checksum = TRY(Checksum::begin());
-  TRY(read_through(copied.file(), {.bytes = [&](std::span<const std::byte> bytes) { checksum.add(bytes); },
-                                   .progress = [&](uint64_t done) { return advance(watch, done); }}));
-  if (TRY(checksum.finish()) == entry.sha256) return {};
+  Checksum checksum = TRY(Checksum::begin(kind()));
+  TRY(read_through(copied.file(), observer_of(checksum, watch)));
+  if (TRY(checksum.finish()) == entry.checksum) return {};
   state_.find(placed.path)->is_whole = false;
   TRY(state_file_.save(state_));
   return make_error(ErrorKind::kIo, fmt::format("{} does not read back as it was written", copied.file().name()))
@@ -417,10 +426,10 @@ Result<void> Transfer::Work::settle(const PlacedFile& placed) {
     TRY(copied.change_backing_name(placed.backing_name));
     entry.copied = TRY(copied.stamp());
     if (request_.purpose == TransferPurpose::kExport) {
-      Checksum checksum = TRY(Checksum::begin());
-      TRY(read_through(copied.file(),
-                       {.bytes = [&](std::span<const std::byte> bytes) { checksum.add(bytes); }, .progress = {}}));
-      entry.sha256 = TRY(checksum.finish());
+      const Watch unwatched;
+      Checksum checksum = TRY(Checksum::begin(kind()));
+      TRY(read_through(copied.file(), observer_of(checksum, unwatched)));
+      entry.checksum = TRY(checksum.finish());
     }
     entry.is_whole = entry.is_settled = true;
     TRY(state_file_.save(state_));
@@ -485,7 +494,7 @@ Result<Manifest> Transfer::Work::manifest(int64_t now_sec) const {
   for (const PlacedFile& placed : placement_.files) {
     const auto entry = std::ranges::find(state_.files, placed.path, &TransferredFile::path);
     manifest.files.push_back(
-        {.path = placed.path, .role = placed.file->role, .size_bytes = entry->copied.size, .sha256 = entry->sha256});
+        {.path = placed.path, .role = placed.file->role, .size_bytes = entry->copied.size, .sha256 = entry->checksum});
   }
   return manifest;
 }

@@ -34,7 +34,7 @@ TransferState state_from(const json& document) {
                            .source_path = entry.at("from").get<std::string>(),
                            .source = stamp_from(entry.at("source")),
                            .is_whole = entry.at("whole").get<bool>(),
-                           .sha256 = entry.at("sha256").get<std::string>(),
+                           .checksum = entry.at("checksum").get<std::string>(),
                            .copied = stamp_from(entry.at("copied")),
                            .is_settled = entry.at("settled").get<bool>()});
   }
@@ -76,7 +76,7 @@ Result<void> TransferStateFile::save(const TransferState& state) const {
                      {"from", file.source_path},
                      {"source", to_json(file.source)},
                      {"whole", file.is_whole},
-                     {"sha256", file.sha256},
+                     {"checksum", file.checksum},
                      {"copied", to_json(file.copied)},
                      {"settled", file.is_settled}});
   }

@@ -17,7 +17,7 @@ struct TransferredFile {
   std::string source_path;  // where it comes from: a root path of the other host
   FileStamp source;         // as it was when the copy began
   bool is_whole = false;    // the copy is durable, under its temporary name or its own
-  std::string sha256;       // of the source; of a whole file; empty: it shares the source's blocks
+  std::string checksum;     // of a whole file: of the source (checksum.h); empty: it shares the source's blocks
   FileStamp copied;         // of a whole file, as it is there
   bool is_settled = false;  // it has the name of its backing file on this host: no longer the source's bytes
 };
