@@ -35,20 +35,24 @@ Result<bool> share_blocks(FileDevice& source, FileDevice& target, uint64_t size)
   return failed(errno, 0);
 }
 
+Result<bool> copy_range_in_kernel(FileDevice& source, FileDevice& target, uint64_t offset, uint64_t length) {
+  auto from = static_cast<off_t>(offset);
+  const auto end = static_cast<off_t>(offset + length);
+  auto to = from;
+  while (from < end) {
+    const ssize_t copied = ::copy_file_range(source.fd(), &from, target.fd(), &to, static_cast<size_t>(end - from), 0);
+    if (copied > 0) continue;
+    if (copied < 0 && errno == EINTR) continue;
+    if (copied == 0 || means_unsupported(errno)) return false;
+    return failed(errno, static_cast<uint64_t>(to));
+  }
+  return true;
+}
+
 Result<bool> copy_in_kernel(FileDevice& source, FileDevice& target, uint64_t size) {
   for (const Extent& extent : TRY(source.extents(0, size))) {
     if (extent.kind != ExtentKind::kData) continue;
-    auto from = static_cast<off_t>(extent.offset);
-    const auto end = static_cast<off_t>(extent.offset + extent.length);
-    auto to = from;
-    while (from < end) {
-      const ssize_t copied =
-          ::copy_file_range(source.fd(), &from, target.fd(), &to, static_cast<size_t>(end - from), 0);
-      if (copied > 0) continue;
-      if (copied < 0 && errno == EINTR) continue;
-      if (copied == 0 || means_unsupported(errno)) return false;
-      return failed(errno, static_cast<uint64_t>(to));
-    }
+    if (!TRY(copy_range_in_kernel(source, target, extent.offset, extent.length))) return false;
   }
   return true;
 }

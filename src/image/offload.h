@@ -15,4 +15,7 @@ Result<bool> share_blocks(FileDevice& source, FileDevice& target, uint64_t size)
 // file systems can't: some of it may be copied by then.
 Result<bool> copy_in_kernel(FileDevice& source, FileDevice& target, uint64_t size);
 
+// The same for a part of it, which is data.
+Result<bool> copy_range_in_kernel(FileDevice& source, FileDevice& target, uint64_t offset, uint64_t length);
+
 }  // namespace varve::image

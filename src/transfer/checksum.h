@@ -1,15 +1,15 @@
-// The checksum of a file while it is copied, computed beside the copying.
+// The checksum of a file, in pieces.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/result.h"
+#include "crypto/hash.h"
 
 namespace varve {
 
@@ -23,23 +23,21 @@ enum class ChecksumKind : uint8_t {
 class Checksum {
  public:
   static Result<Checksum> begin(ChecksumKind kind);
-  Checksum(Checksum&&) noexcept;
-  ~Checksum();
 
-  // Waits while too much has been added that is not yet computed.
   void add(std::span<const std::byte> bytes);
   void add_zeroes(uint64_t length);
   // In hexadecimal. Once.
   Result<std::string> finish();
 
  private:
-  class Worker;
-  Checksum(ChecksumKind kind, std::unique_ptr<Worker> worker);
+  Checksum(ChecksumKind kind, crypto::RunningHash hash);
+  void hash(std::span<const std::byte> bytes);
   void add_block(std::span<const std::byte> block);
   void end_zeroes();
 
   ChecksumKind kind_;
-  std::unique_ptr<Worker> worker_;
+  crypto::RunningHash hash_;
+  Result<void> outcome_;
   // kWithoutZeroes only: it looks at blocks of one size, wherever what is added begins and ends.
   std::vector<std::byte> block_;
   uint64_t zero_blocks_ = 0;

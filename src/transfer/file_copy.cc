@@ -1,7 +1,11 @@
 #include "transfer/file_copy.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
+#include <future>
+#include <vector>
 
 #include "base/aligned_vector.h"
 #include "image/offload.h"
@@ -12,81 +16,124 @@ namespace varve {
 namespace {
 
 constexpr uint64_t kPiece = uint64_t{1} << 20;
-// Extents are asked for in windows, so that a file in millions of pieces needs no list of them all.
-constexpr uint64_t kWindow = uint64_t{1} << 30;
+// What is copied and observed at the same time: so much stays in the page cache from the one to the other.
+constexpr uint64_t kWindow = uint64_t{32} << 20;
+
+// Shows the observer what is in `extents` of the file.
+class Observing {
+ public:
+  Observing(FileDevice& file, const CopyObserver& observer) : file_(file), observer_(observer), buffer_(kPiece) {}
+
+  Result<void> observe(const std::vector<Extent>& extents) {
+    if (!observer_.bytes) return {};
+    for (const Extent& extent : extents) {
+      if (extent.kind != ExtentKind::kData) {
+        observer_.zeroes(extent.length);
+        continue;
+      }
+      for (uint64_t done = 0; done < extent.length; done += kPiece) {
+        const std::span piece = std::span(buffer_).first(std::min(kPiece, extent.length - done));
+        TRY(file_.read_at(extent.offset + done, piece));
+        observer_.bytes(piece);
+      }
+    }
+    return {};
+  }
+
+ private:
+  FileDevice& file_;
+  const CopyObserver& observer_;
+  AlignedVector<std::byte> buffer_;
+};
 
 class Copying {
  public:
-  Copying(FileDevice& source, FileDevice* target, const CopyObserver& observer, uint64_t present, bool target_has_holes)
+  Copying(FileDevice& source, FileDevice& target, uint64_t present, bool has_holes)
       : source_(source),
         target_(target),
-        observer_(observer),
         present_(present),
-        target_has_holes_(target_has_holes),
+        has_holes_(has_holes),
         buffer_(kPiece),
-        there_(kPiece) {}
+        there_(kPiece),
+        zeroes_(kPiece) {}
 
-  Result<void> run(uint64_t size);
+  Result<void> copy(const std::vector<Extent>& extents) {
+    for (const Extent& extent : extents) {
+      TRY(extent.kind == ExtentKind::kData ? data(extent.offset, extent.length) : hole(extent.offset, extent.length));
+      target_.start_write_back(extent.offset, extent.length);
+    }
+    return {};
+  }
 
  private:
-  Result<void> data(uint64_t offset, size_t length);
+  Result<void> data(uint64_t offset, uint64_t length);
+  Result<void> piece(uint64_t offset, size_t length);
   Result<void> hole(uint64_t offset, uint64_t length);
-  Result<void> tell(uint64_t done) const { return observer_.progress ? observer_.progress(done) : Result<void>(); }
 
   FileDevice& source_;
-  FileDevice* target_;  // null: only looked through
-  const CopyObserver& observer_;
+  FileDevice& target_;
   uint64_t present_;  // bytes that the target had before
-  bool target_has_holes_;
+  bool has_holes_;    // the target's file system
+  bool in_kernel_ = true;
   AlignedVector<std::byte> buffer_;
   AlignedVector<std::byte> there_;
+  AlignedVector<std::byte> zeroes_;
 };
 
-Result<void> Copying::data(uint64_t offset, size_t length) {
+Result<void> Copying::data(uint64_t offset, uint64_t length) {
+  if (offset >= present_ && in_kernel_) {
+    in_kernel_ = TRY(image::copy_range_in_kernel(source_, target_, offset, length));
+    if (in_kernel_) return {};
+  }
+  for (uint64_t done = 0; done < length; done += kPiece) {
+    TRY(piece(offset + done, std::min(kPiece, length - done)));
+  }
+  return {};
+}
+
+Result<void> Copying::piece(uint64_t offset, size_t length) {
   const std::span piece = std::span(buffer_).first(length);
   TRY(source_.read_at(offset, piece));
-  if (observer_.bytes) observer_.bytes(piece);
-  if (target_ == nullptr) return {};
   if (offset + length <= present_) {
     const std::span there = std::span(there_).first(length);
-    TRY(target_->read_at(offset, there));
+    TRY(target_.read_at(offset, there));
     if (std::memcmp(there.data(), piece.data(), length) == 0) return {};
   }
-  TRY(target_->write_at(offset, piece));
-  target_->start_write_back(offset, length);
-  return {};
+  return target_.write_at(offset, piece);
 }
 
 Result<void> Copying::hole(uint64_t offset, uint64_t length) {
-  if (observer_.zeroes) observer_.zeroes(length);
-  if (target_ == nullptr) return {};
-  if (target_has_holes_) {
+  if (has_holes_) {
     if (offset >= present_) return {};
-    return target_->write_zeroes(offset, std::min(length, present_ - offset), ZeroMode::kMayUnmap);
+    return target_.write_zeroes(offset, std::min(length, present_ - offset), ZeroMode::kMayUnmap);
   }
-  std::ranges::fill(buffer_, std::byte{});
-  for (uint64_t at = 0; at < length; at += kPiece) {
-    TRY(target_->write_at(offset + at, std::span(buffer_).first(std::min(kPiece, length - at))));
-    TRY(tell(offset + at));
+  for (uint64_t done = 0; done < length; done += kPiece) {
+    TRY(target_.write_at(offset + done, std::span(zeroes_).first(std::min(kPiece, length - done))));
   }
   return {};
 }
 
-Result<void> Copying::run(uint64_t size) {
-  for (uint64_t window = 0; window < size; window += kWindow) {
-    for (const Extent& extent : TRY(source_.extents(window, std::min(kWindow, size - window)))) {
-      if (extent.kind != ExtentKind::kData) {
-        TRY(hole(extent.offset, extent.length));
-        continue;
-      }
-      const uint64_t end = extent.offset + extent.length;
-      for (uint64_t at = extent.offset; at < end; at += kPiece) {
-        TRY(data(at, std::min(kPiece, end - at)));
-        TRY(tell(at));
-      }
+uint64_t next_data(const FileDevice& file, uint64_t offset, uint64_t size) {
+  const off_t found = ::lseek(file.fd(), static_cast<off_t>(offset), SEEK_DATA);
+  return found < 0 ? size : std::min(static_cast<uint64_t>(found), size);
+}
+
+// Window after window: what has to be done with each, and the observer's progress.
+Result<void> for_each_window(FileDevice& file, const CopyObserver& observer,
+                             const std::function<Result<void>(const std::vector<Extent>&)>& work) {
+  const uint64_t size = TRY(file.size());
+  for (uint64_t window = 0; window < size;) {
+    std::vector<Extent> extents = TRY(file.extents(window, size - window > kWindow ? kWindow : size - window));
+    uint64_t end = extents.back().offset + extents.back().length;
+    if (extents.size() == 1 && extents[0].kind != ExtentKind::kData) {
+      end = next_data(file, window, size);  // a hole is one, however long
+      extents[0].length = end - window;
     }
+    TRY(work(extents));
+    window = end;
+    if (observer.progress) TRY(observer.progress(window));
   }
-  return tell(size);
+  return {};
 }
 
 }  // namespace
@@ -103,13 +150,23 @@ Result<CopyMethod> copy_file(FileDevice& source, FileDevice& target, const CopyO
     if (observer.progress) TRY(observer.progress(size));
     return CopyMethod::kSharedBlocks;
   }
-  TRY(Copying(source, &target, observer, present, has_holes).run(size));
+  Observing observing(source, observer);
+  Copying copying(source, target, present, has_holes);
+  TRY(for_each_window(source, observer, [&](const std::vector<Extent>& extents) -> Result<void> {
+    std::future<Result<void>> observed = std::async(std::launch::async, [&] { return observing.observe(extents); });
+    auto copied = copying.copy(extents);
+    auto seen = observed.get();
+    TRY(std::move(copied));
+    return seen;
+  }));
   TRY(target.sync_all());
   return CopyMethod::kBytes;
 }
 
 Result<void> read_through(FileDevice& file, const CopyObserver& observer) {
-  return Copying(file, nullptr, observer, 0, true).run(TRY(file.size()));
+  Observing observing(file, observer);
+  return for_each_window(file, observer,
+                         [&](const std::vector<Extent>& extents) { return observing.observe(extents); });
 }
 
 }  // namespace varve

@@ -13,7 +13,8 @@
 
 namespace varve {
 
-// Looks on; all may be empty. Every byte of the file comes in order, as itself or as one of so many zeroes.
+// Looks on; all may be empty, the first two together. Every byte of the file comes in order, as itself or as one of so
+// many zeroes, from another thread than progress().
 struct CopyObserver {
   std::function<void(std::span<const std::byte>)> bytes;
   std::function<void(uint64_t length)> zeroes;          // a hole

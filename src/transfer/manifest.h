@@ -1,4 +1,4 @@
-// What an export says of itself: which files it consists of, and their checksums (docs/export-format.md). It stands at
+// What an export says of itself: which files it consists of, and their checksums (docs/moving.md). It stands at
 // the top of the exported tree as DOMAIN.manifest.json, beside DOMAIN.sha256, which says the same to sha256sum.
 #pragma once
 
