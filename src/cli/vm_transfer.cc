@@ -7,12 +7,17 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <utility>
 
+#include "base/atomic_file.h"
 #include "base/units.h"
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/local_host.h"
 #include "cli/plan_text.h"
+#include "io/free_space.h"
+#include "transfer/archive.h"
+#include "transfer/archive_export.h"
 #include "transfer/export_directory.h"
 #include "transfer/transfer.h"
 
@@ -125,8 +130,47 @@ Result<ExitCode> move_domain(Context& context, const Request& request) {
   return ExitCode::kDone;
 }
 
+json files_json(const Manifest& manifest) {
+  json files = json::array();
+  for (const ManifestFile& file : manifest.files) {
+    files.push_back(
+        {{"path", file.path}, {"role", name_of(file.role)}, {"size_bytes", file.size_bytes}, {"sha256", file.sha256}});
+  }
+  return files;
+}
+
+bool is_archive_name(const std::string& where) {
+  return where.ends_with(".varve") || where.ends_with(".tar");
+}
+
+Result<ExitCode> export_archive(Context& context, Host& host, const Request& request) {
+  const std::string path = absolute(request.where);
+  ArchiveExport exporting = TRY(ArchiveExport::plan(host, request.domain, path));
+  if (context.options.dry_run) {
+    print_plan(context.output, context.options.json, exporting.plan());
+    return ExitCode::kDone;
+  }
+  const auto run = [&] {
+    const InterruptWatch interrupts;
+    ProgressBar bar(exporting.plan().title, !context.options.quiet && !context.options.json);
+    return exporting.run(std::time(nullptr), {.progress = [&](uint64_t at, uint64_t total) { bar.update(at, total); },
+                                              .cancelled = [] { return interrupted(); }});
+  };
+  const Manifest manifest = TRY(run());
+  tell(context,
+       fmt::format("Domain '{0}' is exported to {1}: {2} files.\n"
+                   "`varve vm import '{1}'` brings it back, here or on another host; `tar xf` unpacks it.",
+                   request.domain, path, manifest.files.size()),
+       {{"domain", request.domain},
+        {"archive", path},
+        {"files", files_json(manifest)},
+        {"notes", exporting.plan().notes}});
+  return ExitCode::kDone;
+}
+
 Result<ExitCode> export_domain(Context& context, const Request& request) {
   const auto host = TRY(open_host(context, "vm export " + request.domain));
+  if (is_archive_name(request.where)) return export_archive(context, *host, request);
   const std::string directory = tidy(absolute(request.where));
   const auto target =
       TRY(open_host_at(context, directory_uri(directory), "vm export " + request.domain, IfMissing::kCreate));
@@ -147,19 +191,17 @@ Result<ExitCode> export_domain(Context& context, const Request& request) {
   const Manifest manifest = TRY(transfer.manifest(std::time(nullptr)));
   TRY(save_manifest(target->layout(), manifest));
   TRY(transfer.finish());
-  json files = json::array();
   uint64_t bytes = 0;
-  for (const ManifestFile& file : manifest.files) {
-    files.push_back(
-        {{"path", file.path}, {"role", name_of(file.role)}, {"size_bytes", file.size_bytes}, {"sha256", file.sha256}});
-    bytes += file.size_bytes;
-  }
+  for (const ManifestFile& file : manifest.files) bytes += file.size_bytes;
   tell(context,
        fmt::format("Domain '{0}' is exported to {1}: {2} files, {3}.\n"
                    "`cd '{1}' && sha256sum -c '{0}{4}'` checks them; `varve -c 'dir:{1}' …` works with it there;\n"
                    "`varve vm import '{1}' '{0}'` brings it back, here or on another host.",
                    request.domain, directory, manifest.files.size(), format_size(bytes), kChecksumsSuffix),
-       {{"domain", request.domain}, {"directory", directory}, {"files", files}, {"notes", notes_of(transfer)}});
+       {{"domain", request.domain},
+        {"directory", directory},
+        {"files", files_json(manifest)},
+        {"notes", notes_of(transfer)}});
   return ExitCode::kDone;
 }
 
@@ -177,16 +219,42 @@ Result<std::string> choose_domain(const Layout& layout, const std::string& said)
       .with_note("say which: `varve vm import DIRECTORY VM`");
 }
 
-Result<ExitCode> import_domain(Context& context, const Request& request) {
-  const auto source = TRY(open_host_at(context, directory_uri(tidy(absolute(request.where))), "vm import"));
+// What an archive is unpacked into, where its images are going to be; gone with everything that is left in it.
+class Unpacked {
+ public:
+  static Result<Unpacked> make(const Host& host, const std::string& images, const std::string& archive) {
+    const std::string name = std::filesystem::path(archive).filename();
+    const std::string parent = images.empty() ? host.images_directory() : images;
+    Unpacked unpacked(fmt::format("{}/.varve-import-{}", TRY(host.layout().make_directories(parent)), name));
+    std::error_code failed;
+    std::filesystem::remove_all(unpacked.path_, failed);  // of an import that was interrupted
+    TRY(make_directories(unpacked.path_, 0700));
+    return unpacked;
+  }
+  Unpacked(Unpacked&& other) noexcept : path_(std::exchange(other.path_, {})) {}
+  Unpacked& operator=(Unpacked&&) = delete;
+  ~Unpacked() {
+    std::error_code failed;
+    if (!path_.empty()) std::filesystem::remove_all(path_, failed);
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  explicit Unpacked(std::string path) : path_(std::move(path)) {}
+  std::string path_;
+};
+
+Result<ExitCode> import_from(Context& context, Host& host, const std::string& directory, const Request& request,
+                             bool takes_files) {
+  const auto source = TRY(open_host_at(context, directory_uri(directory), "vm import"));
   const std::string domain = TRY(choose_domain(source->layout(), request.domain));
   Manifest manifest = TRY(load_manifest(source->layout(), domain));
-  const auto host = TRY(open_host(context, "vm import " + domain, IfMissing::kCreate));
-  Transfer transfer = TRY(Transfer::plan(*source, *host,
+  Transfer transfer = TRY(Transfer::plan(*source, host,
                                          {.purpose = TransferPurpose::kImport,
                                           .domain = domain,
                                           .images_directory = tidy(request.images),
                                           .verifies = request.verify,
+                                          .takes_files = takes_files,
                                           .command = fmt::format("vm import '{}' '{}'", request.where, domain),
                                           .manifest = std::move(manifest)}));
   if (context.options.dry_run) {
@@ -197,6 +265,38 @@ Result<ExitCode> import_domain(Context& context, const Request& request) {
   TRY(transfer.finish());
   tell(context, fmt::format("Domain '{}' is imported.", domain), {{"domain", domain}, {"notes", notes_of(transfer)}});
   return ExitCode::kDone;
+}
+
+Result<ExitCode> import_domain(Context& context, const Request& request) {
+  const std::string path = tidy(absolute(request.where));
+  std::error_code unknown;
+  const bool is_archive = std::filesystem::is_regular_file(path, unknown);
+  if (is_archive && context.options.dry_run) {
+    return make_error(ErrorKind::kUnsupported,
+                      "what is in an archive is known when it has been unpacked, which a dry run "
+                      "does not")
+        .with_note(
+            "`tar tvf` lists it; unpacked with `tar xf` into a directory, that can be imported, with --dry-run too");
+  }
+  const auto host = TRY(open_host(context, "vm import " + request.domain, IfMissing::kCreate));
+  if (!is_archive) return import_from(context, *host, path, request, false);
+  TRY(host->check_writable());
+  TRY(host->check_images_are_here());
+  const uint64_t bytes = std::filesystem::file_size(path, unknown);
+  const Unpacked unpacked = TRY(Unpacked::make(*host, tidy(request.images), path));
+  SpaceNeeds space;
+  space.add(unpacked.path(), bytes);
+  TRY(space.check());
+  {
+    const InterruptWatch interrupts;
+    ProgressBar bar(fmt::format("unpack {}", path), !context.options.quiet && !context.options.json);
+    TRY(extract_archive(path, unpacked.path(), [&](uint64_t done) -> Result<void> {
+      bar.update(done, bytes);
+      if (!interrupted()) return {};
+      return make_error(ErrorKind::kInterrupted, "it was stopped; nothing was changed");
+    }));
+  }
+  return import_from(context, *host, unpacked.path(), request, true);
 }
 
 void add_action(CLI::App* command, Context& context, const std::shared_ptr<Request>& request,
@@ -223,17 +323,20 @@ void add_vm_transfer(CLI::App& vm, Context& context) {
       ->type_name("DIRECTORY");
   add_action(move, context, moving, move_domain);
 
-  CLI::App* exporting = vm.add_subcommand("export", "Copy a domain whole, with its snapshots, into a directory");
+  CLI::App* exporting = vm.add_subcommand(
+      "export", "Copy a domain whole, with its snapshots, into a directory, or into one file (NAME.varve)");
   auto exported = std::make_shared<Request>();
   exporting->add_option("VM", exported->domain)->required();
-  exporting->add_option("DIRECTORY", exported->where, "Is made where it is not there; may hold other exports")
+  exporting
+      ->add_option("DIRECTORY|FILE.varve", exported->where,
+                   "A directory is made where it is not there, and may hold other exports")
       ->required();
   exporting->add_flag("--verify", exported->verify, "Read everything back from the disk, and compare");
   add_action(exporting, context, exported, export_domain);
 
   CLI::App* importing = vm.add_subcommand("import", "Bring in what `vm export` wrote; every checksum is compared");
   auto imported = std::make_shared<Request>();
-  importing->add_option("DIRECTORY", imported->where)->required();
+  importing->add_option("DIRECTORY|FILE.varve", imported->where)->required();
   importing->add_option("VM", imported->domain, "Where the directory holds several");
   importing->add_option("--images", imported->images, "Where images go, as definitions call it")
       ->type_name("DIRECTORY");

@@ -46,9 +46,7 @@ Result<FileStamp> CopiedFile::stamp() {
   return sync_and_stamp(*file_);
 }
 
-Result<void> rename_new(const Layout& layout, const std::string& from, const std::string& to) {
-  const std::string old_path = TRY(layout.resolve(from));
-  const std::string new_path = TRY(layout.resolve_for_creation(to));
+Result<void> rename_new(const std::string& old_path, const std::string& new_path) {
   if (::renameat2(AT_FDCWD, old_path.c_str(), AT_FDCWD, new_path.c_str(), RENAME_NOREPLACE) != 0) {
     // Some file systems (FUSE, network) don't know that flag; a name that comes at this very moment is lost there.
     if (errno != EINVAL && errno != ENOSYS) {

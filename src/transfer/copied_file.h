@@ -28,7 +28,7 @@ class CopiedFile {
   std::shared_ptr<FileDevice> file_;
 };
 
-// Renames a file; never onto another one (kAlreadyExists). Durable.
-Result<void> rename_new(const Layout& layout, const std::string& from, const std::string& to);
+// Renames a file, by host paths; never onto another one (kAlreadyExists). Durable.
+Result<void> rename_new(const std::string& old_path, const std::string& new_path);
 
 }  // namespace varve

@@ -1,6 +1,7 @@
 #include "transfer/inventory.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -221,6 +222,34 @@ void Taking::add_tpm() {
 }
 
 }  // namespace
+
+void check_at_rest(const Host& host, const std::string& domain, Preflight& preflight) {
+  const auto state = preflight.accept(host.state(domain));
+  if (state && *state != DomainState::kShutOff) {
+    preflight.refuse(make_error(ErrorKind::kInUse, fmt::format("it is {}", name_of(*state)))
+                         .with_note(fmt::format("shut it down first: `virsh shutdown '{}'`", domain)));
+  }
+  if (preflight.accept(host.has_saved_memory(domain)).value_or(false)) {
+    preflight.refuse(
+        make_error(ErrorKind::kRefused,
+                   "its memory was saved when it stopped (managed save), and that goes on where its disks are now only")
+            .with_note(fmt::format(
+                "start it and shut it down, or `virsh managedsave-remove '{}'` throws the memory away", domain)));
+  }
+}
+
+Result<void> check_unchanged(const MachineFile& file) {
+  struct stat status;
+  if (::stat(file.host_path.c_str(), &status) == 0) {
+    const FileStamp now{.inode = status.st_ino,
+                        .size = static_cast<uint64_t>(status.st_size),
+                        .mtime_sec = status.st_mtim.tv_sec,
+                        .mtime_nsec = static_cast<uint32_t>(status.st_mtim.tv_nsec)};
+    if (now.same_state_as(file.stamp)) return {};
+  }
+  return make_error(ErrorKind::kInUse, fmt::format("{} was changed meanwhile", file.host_path))
+      .with_note("the copy is of before; give the command again");
+}
 
 const MachineFile* Inventory::find(const std::string& path) const {
   const auto found = std::ranges::find(files, path, &MachineFile::path);

@@ -41,6 +41,12 @@ struct Inventory {
   const MachineFile* find(const std::string& path) const;
 };
 
+// Refuses where the domain runs, or would go on with memory that was saved when it stopped.
+void check_at_rest(const Host& host, const std::string& domain, Preflight& preflight);
+
+// kInUse where somebody has written to the file since the inventory was taken.
+Result<void> check_unchanged(const MachineFile& file);
+
 // Of a domain that is shut off and locked. What is in the way (an image that is missing or in use, a disk that is no
 // file) is told to `preflight`.
 Result<Inventory> take_inventory(const Host& host, const DomainDocument& definition, Preflight& preflight);

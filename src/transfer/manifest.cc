@@ -28,11 +28,6 @@ constexpr std::pair<FileRole, const char*> kRoles[] = {
     {FileRole::kTpm, "tpm"},
 };
 
-bool is_plain(const std::string& path) {
-  if (!path.starts_with('/') || path.size() < 2 || path.find('\0') != std::string::npos) return false;
-  return std::filesystem::path(path).lexically_normal().string() == path && !path.ends_with('/');
-}
-
 bool is_sha256(const std::string& text) {
   return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
 }
@@ -57,6 +52,11 @@ std::string checksum_line(const ManifestFile& file) {
 }
 
 }  // namespace
+
+bool is_plain_path(const std::string& path) {
+  if (!path.starts_with('/') || path.size() < 2 || path.find('\0') != std::string::npos) return false;
+  return std::filesystem::path(path).lexically_normal().string() == path && !path.ends_with('/');
+}
 
 const char* name_of(FileRole role) {
   return std::ranges::find(kRoles, role, &std::pair<FileRole, const char*>::first)->second;
@@ -126,7 +126,7 @@ Result<Manifest> parse_manifest(std::string_view text, const std::string& name) 
     if (!entry.is_object()) return lies("it does not list files");
     ManifestFile file;
     file.path = "/" + text_of(entry, "path");
-    if (!is_plain(file.path)) return lies(fmt::format("'{}' is no path below its directory", file.path.substr(1)));
+    if (!is_plain_path(file.path)) return lies(fmt::format("'{}' is no path below its directory", file.path.substr(1)));
     if (!seen.insert(file.path).second) return lies(fmt::format("it lists '{}' twice", file.path.substr(1)));
     const std::string role = text_of(entry, "role");
     const auto known = std::ranges::find_if(kRoles, [&](const auto& pair) { return pair.second == role; });

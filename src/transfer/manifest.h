@@ -31,6 +31,9 @@ struct Manifest {
   const ManifestFile* find(std::string_view path) const;
 };
 
+// "/a/b": no "..", ".", "//" or slash at the end.
+bool is_plain_path(const std::string& path);
+
 inline constexpr const char* kManifestSuffix = ".manifest.json";
 inline constexpr const char* kChecksumsSuffix = ".sha256";
 

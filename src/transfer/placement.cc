@@ -50,11 +50,26 @@ std::string place_of(const MachineFile& file, const Host& target, const std::str
 }
 
 // Relative, so that the images find each other wherever they are taken together.
-std::string backing_name_for(const PlacedFile& placed, const std::string& backing, const Host& target) {
+std::string backing_name_for(const PlacedFile& placed, const std::string& backing, bool is_whole_machine) {
   const std::string& recorded = placed.file->recorded_backing;
-  if (target.layout().root() == "/" && recorded == backing) return {};
+  if (is_whole_machine && recorded == backing) return {};
   const std::string relative = fs::path(backing).lexically_relative(fs::path(placed.path).parent_path());
   return relative == recorded ? std::string() : relative;
+}
+
+// Once it is known where every file goes.
+void complete(Placement& placement, const Inventory& inventory, bool is_whole_machine) {
+  for (const PlacedFile& placed : placement.files) placement.moved.emplace(placed.file->path, placed.path);
+  for (const auto& [path, real_path] : inventory.aliases) {
+    const auto found = placement.moved.find(real_path);
+    if (found != placement.moved.end()) placement.moved.emplace(path, found->second);
+  }
+  for (PlacedFile& placed : placement.files) {
+    if (placed.file->backing.empty()) continue;
+    const auto below = placement.moved.find(placed.file->backing);
+    placed.backing_name = backing_name_for(
+        placed, below == placement.moved.end() ? placed.file->backing : below->second, is_whole_machine);
+  }
 }
 
 class PlaceCheck {
@@ -169,21 +184,20 @@ Placement place(const Inventory& inventory, const Host& target, const std::strin
   std::set<std::string> taken;
   for (const MachineFile& file : inventory.files) {
     if (stays(file)) continue;
-    PlacedFile placed{.file = &file, .path = place_of(file, target, images_directory, taken), .backing_name = {}};
-    taken.insert(placed.path);
-    placement.moved.emplace(file.path, placed.path);
-    placement.files.push_back(std::move(placed));
+    placement.files.push_back(
+        {.file = &file, .path = place_of(file, target, images_directory, taken), .backing_name = {}});
+    taken.insert(placement.files.back().path);
   }
-  for (const auto& [path, real_path] : inventory.aliases) {
-    const auto found = placement.moved.find(real_path);
-    if (found != placement.moved.end()) placement.moved.emplace(path, found->second);
+  complete(placement, inventory, target.layout().root() == "/");
+  return placement;
+}
+
+Placement place_in_archive(const Inventory& inventory) {
+  Placement placement;
+  for (const MachineFile& file : inventory.files) {
+    placement.files.push_back({.file = &file, .path = file.path, .backing_name = {}});
   }
-  for (PlacedFile& placed : placement.files) {
-    if (placed.file->backing.empty()) continue;
-    const auto below = placement.moved.find(placed.file->backing);
-    placed.backing_name =
-        backing_name_for(placed, below == placement.moved.end() ? placed.file->backing : below->second, target);
-  }
+  complete(placement, inventory, false);
   return placement;
 }
 

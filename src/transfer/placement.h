@@ -32,6 +32,9 @@ struct Placement {
 Placement place(const Inventory& inventory, const Host& target, const std::string& images_directory,
                 const std::function<bool(const MachineFile&)>& stays);
 
+// Everything at its path, for a tree of its own.
+Placement place_in_archive(const Inventory& inventory);
+
 // Refuses what is there already (unless `state` knows it for this transfer's own), what the file system can't hold, and
 // where there is too little space. Files that `state` has are not counted again.
 void check_place(const Placement& placement, const std::vector<FileChange>& documents, const Host& target,

@@ -6,10 +6,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <filesystem>
 #include <set>
 
 #include "base/atomic_file.h"
+#include "base/paths.h"
 #include "base/units.h"
 #include "host/image_needs.h"
 #include "operation/define_domain.h"
@@ -80,9 +82,10 @@ class Transfer::Work {
   TransferredFile* whole(const PlacedFile& placed);
   Result<void> drop_leftovers();
   Result<void> copy(const PlacedFile& placed, const Watch& watch);
+  Result<bool> take(const PlacedFile& placed, const Watch& watch);
+  Result<void> compare_with_manifest(const PlacedFile& placed, const std::string& checksum) const;
   Result<void> verify(const PlacedFile& placed, const Watch& watch);
   Result<void> settle(const PlacedFile& placed);
-  static Result<void> check_unchanged(const MachineFile& file);
   Result<void> work(const Watch& watch);
   Result<void> advance(const Watch& watch, uint64_t done) const;
   CopyObserver observer_of(Checksum& checksum, const Watch& watch) const;
@@ -125,18 +128,7 @@ Result<void> Transfer::Work::lock() {
 }
 
 Result<void> Transfer::Work::check_source() {
-  if (const DomainState state = TRY(source_.state(request_.domain)); state != DomainState::kShutOff) {
-    preflight_.refuse(make_error(ErrorKind::kInUse, fmt::format("it is {}", name_of(state)))
-                          .with_note(fmt::format("shut it down first: `virsh shutdown '{}'`", request_.domain)));
-  }
-  if (TRY(source_.has_saved_memory(request_.domain))) {
-    preflight_.refuse(make_error(ErrorKind::kRefused,
-                                 "its memory was saved when it stopped (managed save), and that "
-                                 "goes on where its disks are now only")
-                          .with_note(fmt::format("start it and shut it down, or `virsh managedsave-remove '{}'` throws "
-                                                 "the memory away",
-                                                 request_.domain)));
-  }
+  check_at_rest(source_, request_.domain, preflight_);
   inventory_ = TRY(take_inventory(source_, *definition_, preflight_));
   needed_ = TRY(images_needed(source_, request_.domain));
   return {};
@@ -291,6 +283,7 @@ Result<void> Transfer::Work::prepare() {
   describe(documents_);
   if (is_relocation_) operation_->expect_definition(*definition_);
   operation_->expect([this]() -> Result<void> {
+    if (request_.takes_files) return {};
     for (const MachineFile& file : inventory_.files) TRY(check_unchanged(file));
     return {};
   });
@@ -376,6 +369,7 @@ Result<void> Transfer::Work::copy(const PlacedFile& placed, const Watch& watch) 
             .is_settled = false};
   // Said before the file is made: what bears this name from now on is this transfer's.
   TRY(state_file_.save(state_));
+  if (request_.takes_files && TRY(take(placed, watch))) return {};
   FileDevice& source = *placed.file->file;
   CopiedFile copied =
       TRY(CopiedFile::open(target_.layout(), part_path(placed.path), is_relocation_ ? &source : nullptr));
@@ -389,13 +383,39 @@ Result<void> Transfer::Work::copy(const PlacedFile& placed, const Watch& watch) 
   const bool wants_checksum = request_.purpose != TransferPurpose::kMove;
   if (method == CopyMethod::kSharedBlocks && wants_checksum) TRY(read_through(source, observer));
   if (method == CopyMethod::kBytes || wants_checksum) entry->checksum = TRY(checksum.finish());
-  if (request_.manifest && request_.manifest->find(placed.file->path)->sha256 != entry->checksum) {
-    return make_error(ErrorKind::kCorrupt, fmt::format("{} is not what the manifest says", source.name()))
-        .with_note("the export was changed or damaged after it was made; nothing was defined");
-  }
+  TRY(compare_with_manifest(placed, entry->checksum));
   entry->copied = TRY(copied.stamp());
   entry->is_whole = true;
   return state_file_.save(state_);
+}
+
+Result<void> Transfer::Work::compare_with_manifest(const PlacedFile& placed, const std::string& checksum) const {
+  if (!request_.manifest || request_.manifest->find(placed.file->path)->sha256 == checksum) return {};
+  return make_error(ErrorKind::kCorrupt,
+                    fmt::format("{} is not what the manifest says", source_.layout().shown(placed.file->path)))
+      .with_note("the export was changed or damaged after it was made; nothing was defined");
+}
+
+// False where it can't be renamed to its place: that is on another file system.
+Result<bool> Transfer::Work::take(const PlacedFile& placed, const Watch& watch) {
+  TRY(target_.layout().make_directories(directory_of(placed.path)));
+  const std::string part = TRY(target_.layout().resolve_for_creation(part_path(placed.path)));
+  const auto file = std::ranges::find(inventory_.files, placed.file->path, &MachineFile::path);
+  Checksum checksum = TRY(Checksum::begin(kind()));
+  TRY(read_through(*file->file, observer_of(checksum, watch)));
+  TransferredFile& entry = *state_.find(placed.path);
+  entry.checksum = TRY(checksum.finish());
+  TRY(compare_with_manifest(placed, entry.checksum));
+  if (::rename(file->host_path.c_str(), part.c_str()) != 0) return false;
+  file->file.reset();  // and its lock
+  CopiedFile taken = TRY(CopiedFile::open(target_.layout(), part_path(placed.path), nullptr));
+  if (const auto& owner = target_.layout().new_file_owner()) {
+    (void)!::fchown(taken.file().fd(), owner->user, owner->group);  // as for any file that is made there
+  }
+  entry.copied = TRY(taken.stamp());
+  entry.is_whole = true;
+  TRY(state_file_.save(state_));
+  return true;
 }
 
 // From the disk, not from memory, as far as the system lets anybody ask for that.
@@ -434,20 +454,8 @@ Result<void> Transfer::Work::settle(const PlacedFile& placed) {
     entry.is_whole = entry.is_settled = true;
     TRY(state_file_.save(state_));
   }
-  return rename_new(target_.layout(), part_path(placed.path), placed.path);
-}
-
-Result<void> Transfer::Work::check_unchanged(const MachineFile& file) {
-  struct stat status;
-  if (::stat(file.host_path.c_str(), &status) == 0) {
-    const FileStamp now{.inode = status.st_ino,
-                        .size = static_cast<uint64_t>(status.st_size),
-                        .mtime_sec = status.st_mtim.tv_sec,
-                        .mtime_nsec = static_cast<uint32_t>(status.st_mtim.tv_nsec)};
-    if (now.same_state_as(file.stamp)) return {};
-  }
-  return make_error(ErrorKind::kInUse, fmt::format("{} was changed meanwhile", file.host_path))
-      .with_note("the copy is of before; give the command again");
+  const std::string part = TRY(target_.layout().resolve(part_path(placed.path)));
+  return rename_new(part, TRY(target_.layout().resolve_for_creation(placed.path)));
 }
 
 Result<void> Transfer::Work::work(const Watch& watch) {

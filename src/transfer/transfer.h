@@ -28,6 +28,7 @@ struct TransferRequest {
   std::string domain;
   std::string images_directory;  // where images go: a root path of the receiving host; empty: where they are (place())
   bool verifies = false;         // what was written is read back from its disk
+  bool takes_files = false;      // kImport: the source is a copy that nobody needs any more; its files may be renamed
   std::string command;           // "vm move 'a' --to 'dir:/mnt'", what the user would type again
   std::optional<Manifest> manifest = std::nullopt;  // kImport: what the source has to be, to the last byte
 };

@@ -273,6 +273,89 @@ TEST_F(TransferCommandTest, AChangedExportIsNotImported) {
   expect_whole(other_);
 }
 
+TEST_F(TransferCommandTest, OneFileGoesThereAndBack) {
+  const std::string archive = dir_ / "Büro PC.varve";
+  const json result = host_.varve_json({"vm", "export", kName, archive});
+  EXPECT_EQ(result["files"].size(), 6u);
+  // Without Varve.
+  std::filesystem::create_directory(dir_ / "unpacked");
+  test::run_ok({"tar", "xf", archive, "-C", dir_ / "unpacked"});
+  check_sums(dir_ / "unpacked");
+  HostDirectory third;
+  third.varve_ok({"vm", "import", dir_ / "unpacked"});
+  expect_whole(third);
+
+  EXPECT_THAT(other_.varve_ok({"vm", "import", archive}), HasSubstr("is imported"));
+  expect_whole(other_);
+  for (const auto& [path, contents] : other_.contents()) EXPECT_THAT(path, Not(HasSubstr("varve-import")));
+  const ProcessResult again = host_.varve({"vm", "export", kName, archive});
+  EXPECT_EQ(again.exit_code, 3);
+  EXPECT_THAT(again.err, HasSubstr("is there already"));
+}
+
+TEST_F(TransferCommandTest, AnArchiveKeepsHolesAndChains) {
+  std::filesystem::create_directories(host_.root() + "/srv");
+  test::run_ok({"qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", host_.image(image()),
+                host_.root() + "/srv/top.qcow2"});
+  test::run_ok({"qemu-img", "rebase", "-u", "-F", "qcow2", "-b", "/var/lib/libvirt/images/" + image(),
+                host_.root() + "/srv/top.qcow2"});
+  host_.varve_ok({"vm", "create", "clone", "--disk", "/srv/top.qcow2,format=qcow2", "--disk", "1G,format=raw"});
+  test::run_ok({"qemu-io", "-f", "raw", "-c", "write -P 9 512M 1M", host_.image("clone-2.img")});
+  const std::string archive = dir_ / "clone.tar";
+  host_.varve_ok({"vm", "export", "clone", archive});
+  EXPECT_LE(std::filesystem::file_size(archive), uint64_t{64} << 20);
+  std::filesystem::create_directory(dir_ / "unpacked");
+  test::run_ok({"tar", "xf", archive, "-C", dir_ / "unpacked"});
+  check_sums(dir_ / "unpacked", "clone");
+  EXPECT_THAT(test::run_ok({"qemu-io", "-r", "-c", "read -P 4 0 8M", dir_ / "unpacked/srv/top.qcow2"}),
+              Not(HasSubstr("failed")));
+  other_.varve_ok({"vm", "import", archive, "--images", "/disks"});
+  EXPECT_EQ(other_.varve_json({"verify", "clone"})["status"], "ok");
+  EXPECT_THAT(test::run_ok({"qemu-io", "-r", "-c", "read -P 4 0 8M", other_.root() + "/disks/top.qcow2"}),
+              Not(HasSubstr("failed")));
+  const std::string raw = other_.root() + "/disks/clone-2.img";
+  EXPECT_THAT(test::run_ok({"qemu-io", "-f", "raw", "-r", "-c", "read -P 9 512M 1M", "-c", "read -P 0 0 512M", raw}),
+              Not(HasSubstr("failed")));
+  struct stat status{};
+  ASSERT_EQ(::stat(raw.c_str(), &status), 0);
+  EXPECT_LE(status.st_blocks * 512, 2 << 20);
+}
+
+TEST_F(TransferCommandTest, AHostileArchiveIsRefused) {
+  const std::string archive = dir_ / "good.tar";
+  host_.varve_ok({"vm", "export", kName, archive});
+  const std::string bytes = test::read_whole_file(archive);
+  const auto refused = [&](const std::string& path, const std::string& reason) {
+    const ProcessResult result = other_.varve({"vm", "import", path});
+    EXPECT_EQ(result.exit_code, 1) << path << result.out;
+    EXPECT_THAT(result.err, HasSubstr(reason)) << path;
+    EXPECT_FALSE(std::filesystem::exists(other_.definition(kName)));
+    EXPECT_TRUE(std::filesystem::is_empty(other_.root() + "/var/lib/libvirt/images"));
+  };
+  for (const size_t length : {size_t{700}, bytes.size() / 2, bytes.size() - 4000}) {
+    refused(dir_.write("cut.tar", bytes.substr(0, length)), "can't be read");
+  }
+  dir_.write("empty.tar", "");
+  refused(dir_ / "empty.tar", "can't be read");
+  refused(dir_.write("text.tar", std::string(100'000, 'x')), "can't be read");
+  const std::string folder = dir_ / "folder";
+  std::filesystem::create_directories(folder + "/sub");
+  std::filesystem::create_symlink("/etc/passwd", folder + "/link");
+  dir_.write("folder/file", "x");
+  dir_.write("outside", "x");
+  test::run_ok({"tar", "cf", dir_ / "link.tar", "-C", folder, "link"});
+  refused(dir_ / "link.tar", "'link' is no file");
+  test::run_ok({"tar", "cPf", dir_ / "up.tar", "-C", folder, "../outside"});
+  refused(dir_ / "up.tar", "'../outside' is no path below a directory");
+  test::run_ok({"tar", "cPf", dir_ / "absolute.tar", dir_ / "outside"});
+  refused(dir_ / "absolute.tar", "is no path below a directory");
+  test::run_ok({"tar", "cf", dir_ / "twice.tar", "-C", folder, "file", "file"});
+  refused(dir_ / "twice.tar", "");
+  EXPECT_FALSE(std::filesystem::exists(other_.root() + "/outside"));
+  other_.varve_ok({"vm", "import", archive});
+  expect_whole(other_);
+}
+
 TEST_F(TransferCommandTest, ATargetThatIsTooSmallIsKnownBeforehand) {
   LoopFileSystem drive("mkfs.ext4 -q -m 0", 16 << 20);
   REQUIRES_MOUNTED(drive);
