@@ -76,6 +76,7 @@ class Transfer::Work {
   Result<void> check_manifest();
   Result<void> check_documents() const;
   bool stays_put(const MachineFile& file) const;
+  std::set<std::string> files_that_stay();
   Result<bool> is_defined_there() const;
   void describe(const std::vector<FileChange>& documents);
 
@@ -98,7 +99,8 @@ class Transfer::Work {
   Host& target_;
   TransferRequest request_;
   bool is_relocation_;
-  bool is_defined_ = false;  // on the receiving host, by an earlier attempt
+  bool is_continued_ = false;  // the state is of an earlier attempt of this transfer
+  bool is_defined_ = false;    // on the receiving host, by an earlier attempt
   TransferStateFile state_file_;
   TransferState state_;
   Preflight preflight_;
@@ -136,10 +138,26 @@ Result<void> Transfer::Work::check_source() {
 
 // Files that are not this machine's alone stay where the others look for them.
 bool Transfer::Work::stays_put(const MachineFile& file) const {
-  if (!is_relocation_) return false;
   if (!file.is_removable || needed_.contains(file.host_path)) return true;
   if (file.role == FileRole::kNvram || file.role == FileRole::kTpm) return true;
   return std::filesystem::path(file.path).parent_path() == request_.images_directory;
+}
+
+// And what they stand on: they record where that is.
+std::set<std::string> Transfer::Work::files_that_stay() {
+  std::set<std::string> staying;
+  for (const MachineFile& file : inventory_.files) {
+    if (stays_put(file)) staying.insert(file.path);
+  }
+  for (size_t before = 0; before != staying.size();) {
+    before = staying.size();
+    for (const MachineFile& file : inventory_.files) {
+      const MachineFile* below = staying.contains(file.path) ? inventory_.find(file.backing) : nullptr;
+      if (below == nullptr || !staying.insert(below->path).second) continue;
+      operation_->plan().notes.push_back(fmt::format("{} stays, {} stands on it, which stays", below->path, file.path));
+    }
+  }
+  return staying;
 }
 
 Result<void> Transfer::Work::check_target(const DomainDocument& moved) {
@@ -259,8 +277,10 @@ Result<void> Transfer::Work::prepare() {
   TRY(lock());
   TRY(check_source());
   state_ = TRY(state_file_.load());
-  placement_ =
-      place(inventory_, target_, request_.images_directory, [&](const MachineFile& file) { return stays_put(file); });
+  is_continued_ = state_.purpose == verb(request_.purpose) && state_.uuid == definition_->uuid();
+  const std::set<std::string> staying = is_relocation_ ? files_that_stay() : std::set<std::string>();
+  placement_ = place(inventory_, target_, request_.images_directory,
+                     [&](const MachineFile& file) { return staying.contains(file.path); });
   if (is_relocation_ && placement_.files.empty()) {
     preflight_.refuse(
         make_error(ErrorKind::kRefused, fmt::format("none of its files has to move to {}", request_.images_directory))
@@ -303,6 +323,7 @@ TransferredFile* Transfer::Work::whole(const PlacedFile& placed) {
   if (known == nullptr || known->source_path != placed.file->path || !known->source.same_state_as(placed.file->stamp)) {
     return nullptr;
   }
+  if (!compare_with_manifest(placed, known->checksum)) return nullptr;
   const Layout& layout = target_.layout();
   const bool is_there =
       is_copied_file(layout, part_path(placed.path), *known) || is_copied_file(layout, placed.path, *known);
@@ -313,7 +334,7 @@ TransferredFile* Transfer::Work::whole(const PlacedFile& placed) {
 // its files are some domain's by now.
 Result<void> Transfer::Work::drop_leftovers() {
   const auto is_planned = [&](const TransferredFile& file) {
-    return state_.uuid == definition_->uuid() && std::ranges::count(placement_.files, file.path, &PlacedFile::path) > 0;
+    return is_continued_ && std::ranges::count(placement_.files, file.path, &PlacedFile::path) > 0;
   };
   const auto needed = TRY(images_needed(target_, ""));
   for (const TransferredFile& file : state_.files) {
@@ -324,13 +345,14 @@ Result<void> Transfer::Work::drop_leftovers() {
     TRY(remove_file_durably(*there));
   }
   std::erase_if(state_.files, [&](const TransferredFile& file) { return !is_planned(file); });
+  state_.purpose = verb(request_.purpose);
   state_.uuid = definition_->uuid();
   return state_file_.save(state_);
 }
 
 // An earlier attempt of this transfer has come so far that only what comes after it is left.
 Result<bool> Transfer::Work::is_defined_there() const {
-  if (is_relocation_ || state_.uuid != definition_->uuid()) return false;
+  if (is_relocation_ || !is_continued_) return false;
   if (!TRY(target_.definitions().exists(request_.domain))) return false;
   if (TRY(target_.definitions().load(request_.domain)).uuid() != definition_->uuid()) return false;
   for (const PlacedFile& placed : placement_.files) {

@@ -28,6 +28,7 @@ FileStamp stamp_from(const json& value) {
 
 TransferState state_from(const json& document) {
   TransferState state;
+  state.purpose = document.at("purpose").get<std::string>();
   state.uuid = document.at("uuid").get<std::string>();
   for (const json& entry : document.at("files")) {
     state.files.push_back({.path = entry.at("path").get<std::string>(),
@@ -80,7 +81,7 @@ Result<void> TransferStateFile::save(const TransferState& state) const {
                      {"copied", to_json(file.copied)},
                      {"settled", file.is_settled}});
   }
-  const json document = {{"uuid", state.uuid}, {"files", std::move(files)}};
+  const json document = {{"purpose", state.purpose}, {"uuid", state.uuid}, {"files", std::move(files)}};
   return apply(layout_,
                {.path = root_path(), .contents = document.dump(1, ' ', false, json::error_handler_t::replace)});
 }

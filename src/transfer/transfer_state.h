@@ -23,7 +23,8 @@ struct TransferredFile {
 };
 
 struct TransferState {
-  std::string uuid;  // of the domain
+  std::string purpose;  // what the transfer was for: checksums are of other kinds; empty: none is under way
+  std::string uuid;     // of the domain
   std::vector<TransferredFile> files;
 
   TransferredFile* find(const std::string& path);

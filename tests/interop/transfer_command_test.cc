@@ -154,6 +154,38 @@ TEST_F(TransferCommandTest, ABackingChainComesAlongAndStandsOnItsOwnFiles) {
   EXPECT_TRUE(other_.is_filled(image(), 4));
 }
 
+TEST_F(TransferCommandTest, WhatAStayingImageStandsOnStays) {
+  const std::string fast = host_.root() + "/srv/fast";
+  std::filesystem::create_directories(fast);
+  test::run_ok({"qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b",
+                "../../var/lib/libvirt/images/base.qcow2", "-u", fast + "/top.qcow2", "64M"});
+  test::run_ok({"qemu-img", "create", "-q", "-f", "qcow2", host_.image("base.qcow2"), "64M"});
+  host_.varve_ok({"vm", "create", "pile", "--disk", "/srv/fast/top.qcow2,format=qcow2", "--disk", "1M"});
+  EXPECT_THAT(host_.varve({"vm", "move", "pile", "--to", fast}).err,
+              HasSubstr("base.qcow2 stays, /srv/fast/top.qcow2 stands on it"));
+  EXPECT_TRUE(std::filesystem::exists(fast + "/pile-2.qcow2"));
+  EXPECT_EQ(host_.varve_json({"verify", "pile"})["status"], "ok");
+}
+
+// A copy of another kind has other checksums.
+TEST_F(TransferCommandTest, WhatAnExportHasBegunIsNotTakenForAMove) {
+  host_.fill("Büro PC-2.qcow2", 7, 0, 60);
+  const std::string drive = dir_ / "drive";
+  const std::string state = drive + "/var/lib/varve/transfer/" + kName + ".json";
+  {
+    test::BackgroundProcess command({VARVE_COMMAND, "-c", "dir:" + host_.root(), "vm", "export", kName, drive});
+    while (!std::filesystem::exists(state) && !std::filesystem::exists(drive + "/" + kName + ".manifest.json")) {
+      std::this_thread::yield();
+    }
+    command.kill();
+  }
+  const ProcessResult moved = host_.varve({"vm", "move", kName, "--to", "dir:" + drive});
+  // Where the export was quicker than its end, the machine is there.
+  EXPECT_TRUE(moved.exit_code == 0 || moved.err.find("there is a domain of that name") != std::string::npos)
+      << moved.err;
+  expect_whole(HostDirectory(drive));
+}
+
 TEST_F(TransferCommandTest, WhatIsThereIsNeverOverwritten) {
   other_.varve_ok({"vm", "create", "resident", "--disk", "1M,path=/var/lib/libvirt/images/" + image()});
   const auto before = other_.contents();
