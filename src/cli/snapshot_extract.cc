@@ -53,8 +53,7 @@ Result<DiskPoint> point_to_extract(Host& host, const ExtractRequest& request) {
   if (points.size() == 1) return std::move(points.front());
   std::string all;
   for (const DiskPoint& point : points) all += (all.empty() ? "" : ", ") + point.target;
-  return make_error(ErrorKind::kInvalidArgument,
-                    fmt::format("snapshot '{}' has several disks: {}", request.name, all))
+  return make_error(ErrorKind::kInvalidArgument, fmt::format("snapshot '{}' has several disks: {}", request.name, all))
       .with_note(fmt::format("`--disk {}` says which; each goes into an image of its own", points.front().target));
 }
 
@@ -89,7 +88,7 @@ Result<ExitCode> extract(Context& context, const ExtractRequest& request) {
   const DiskPoint disk = TRY(point_to_extract(*host, request));
   const auto point = TRY(open_point(request.domain, disk));
   if (context.options.dry_run) {
-    struct stat there {};
+    struct stat there{};
     if (::lstat(request.target.c_str(), &there) == 0) TRY(claim(request.target));
     context.output.print(fmt::format("Would copy disk {} of snapshot '{}', {} in size, to {}.\n", visible(disk.target),
                                      visible(request.name), format_size(point->size()), visible(request.target)));
@@ -130,8 +129,7 @@ void add_snapshot_extract(CLI::App& snapshot, Context& context) {
   verb->add_option("--disk", request->disk, "Which disk, where there are several, e.g. vda")->type_name("TARGET");
   verb->add_option("--format", request->format, "Its format, where the name does not say it")
       ->check(CLI::IsMember({"qcow2", "raw"}));
-  verb->callback(
-      [&context, request] { context.action = [&context, request] { return extract(context, *request); }; });
+  verb->callback([&context, request] { context.action = [&context, request] { return extract(context, *request); }; });
 }
 
 }  // namespace varve::cli

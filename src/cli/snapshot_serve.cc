@@ -61,14 +61,15 @@ json json_of(const ServeRequest& request, const std::vector<ServedDisk>& disks, 
                  {"writable", request.overlay},
                  {"exports", json::array()}};
   for (const ServedDisk& disk : disks) {
-    result["exports"].push_back({{"disk", disk.target}, {"uri", disk.uri}, {"size", disk.size}, {"in_use", disk.in_use}});
+    result["exports"].push_back(
+        {{"disk", disk.target}, {"uri", disk.uri}, {"size", disk.size}, {"in_use", disk.in_use}});
   }
   return result;
 }
 
 std::string text_of(const ServeRequest& request, const std::vector<ServedDisk>& disks) {
-  std::string text = fmt::format("Snapshot '{}' of '{}' is served; Ctrl-C ends it.\n", visible(request.name),
-                                 visible(request.domain));
+  std::string text =
+      fmt::format("Snapshot '{}' of '{}' is served; Ctrl-C ends it.\n", visible(request.name), visible(request.domain));
   for (const ServedDisk& disk : disks) {
     text += fmt::format("  {}  {}  {}\n", visible(disk.target), format_size(disk.size), disk.uri);
   }
@@ -86,8 +87,7 @@ Result<ExitCode> serve(Context& context, const ServeRequest& request) {
     const auto host = TRY(open_host(context, "snapshot serve " + request.domain));
     for (const DiskPoint& disk : TRY(points_of_snapshot(*host, request.domain, request.name, request.disks))) {
       const auto point = TRY(open_point(request.domain, disk));  // here rather than in nbdkit: a better message
-      disks.push_back(
-          {.target = disk.target, .uri = {}, .size = point->size(), .in_use = point->is_watched()});
+      disks.push_back({.target = disk.target, .uri = {}, .size = point->size(), .in_use = point->is_watched()});
       specs.push_back({.name = disk.target, .point = disk.point, .overlay = {}});
       if (request.overlay) specs.back().overlay = overlay_directory();
     }
@@ -98,10 +98,12 @@ Result<ExitCode> serve(Context& context, const ServeRequest& request) {
   ListeningSockets sockets = socket.empty() ? TRY(ListeningSockets::on_port(request.address, request.port))
                                             : TRY(ListeningSockets::on_path(socket));
   for (ServedDisk& disk : disks) {
-    disk.uri = socket.empty() ? nbd::tcp_uri(disk.target, request.address, request.port)
-                              : nbd::unix_uri(disk.target, socket);
+    disk.uri =
+        socket.empty() ? nbd::tcp_uri(disk.target, request.address, request.port) : nbd::unix_uri(disk.target, socket);
   }
   std::vector<std::string> arguments;
+  // More threads for each connection take turns with each other (docs/serve.md). What the user says comes later and wins.
+  arguments.insert(arguments.end(), {"-t", "4"});
   // An image in its frozen state is not written to.
   if (!request.overlay) arguments.emplace_back("-r");
   arguments.push_back(programs.plugin);

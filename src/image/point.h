@@ -49,8 +49,8 @@ class Point {
   // From the bottom up, as they need one another.
   OpenImage below_;  // of an image that is open without a lock: its backing chain
   OpenImage image_;
-  std::shared_ptr<FileDevice> file_;      // likewise, the image's file
-  std::shared_ptr<qcow2::Image> qcow2_;   // of an image with snapshots
+  std::shared_ptr<FileDevice> file_;     // likewise, the image's file
+  std::shared_ptr<qcow2::Image> qcow2_;  // of an image with snapshots
   std::unique_ptr<qcow2::PointWatch> watch_;
   std::unique_ptr<BlockDevice> snapshot_;
   std::unique_ptr<BlockDevice> watched_;

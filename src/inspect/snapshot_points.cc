@@ -3,8 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 
+#include "disk/backing_files.h"
 #include "disk/snapshot_disks.h"
+#include "image/backing_name.h"
+#include "io/file_device.h"
 
 namespace varve {
 
@@ -22,11 +26,35 @@ std::string targets_of(const std::vector<SnapshotDiskUse>& uses, bool parts_only
   return text.empty() ? "none" : text;
 }
 
+// Names of backing files mean files below ROOT; who opens the image from here would follow them from "/".
+Result<void> check_chain(const Layout& layout, const Disk& disk, const std::string& host_path) {
+  if (layout.root() == "/") return {};
+  const auto file = TRY(FileDevice::open(host_path, Access::kReadOnly, LockRequest::none()));
+  const auto chain = backing_files(layout, disk.source, TRY(qcow2::read_header(*file)), LockRequest::none());
+  std::string above = host_path;
+  for (const BackingFile& below : chain.files) {
+    const auto meant = layout.resolve(below.path);
+    if (!meant) break;  // who opens it is told
+    std::error_code error;
+    const auto opened = std::filesystem::canonical(image::resolve_backing_name(above, below.recorded), error);
+    if (error || opened != std::filesystem::path(*meant)) {
+      return make_error(ErrorKind::kRefused,
+                        fmt::format("disk {}: '{}' names its backing file '{}', which from here is not {}", disk.target,
+                                    above, below.recorded, layout.shown(below.path)))
+          .with_note(fmt::format("a name relative to the image means the same everywhere: `qemu-img rebase -u -F {} -b "
+                                 "FILE '{}'` records one; or `chroot {}` first",
+                                 below.format.empty() ? "FORMAT" : below.format, above, layout.root()));
+    }
+    above = *meant;
+  }
+  return {};
+}
+
 Result<DiskPoint> locate(const Layout& layout, const SnapshotDiskUse& use, const std::string& snapshot) {
   const Disk& disk = use.disk;
   if (use.mode != SnapshotMode::kInternal && use.mode != SnapshotMode::kExternal) {
-    return make_error(ErrorKind::kUnsupported, fmt::format("disk {} is kept as '{}', which Varve can't open",
-                                                           disk.target, name_of(use.mode)));
+    return make_error(ErrorKind::kUnsupported,
+                      fmt::format("disk {} is kept as '{}', which Varve can't open", disk.target, name_of(use.mode)));
   }
   if (!disk.is_local_file() || disk.source.empty()) {
     return make_error(ErrorKind::kUnsupported, fmt::format("disk {} is of type '{}', and only images in files and on "
@@ -48,6 +76,7 @@ Result<DiskPoint> locate(const Layout& layout, const SnapshotDiskUse& use, const
   }
   auto path = layout.resolve(disk.source);
   if (!path) return std::move(path).error().context(fmt::format("disk {} ({})", disk.target, disk.source));
+  if (*format == image::Format::kQcow2) TRY(check_chain(layout, disk, *path));
   DiskPoint result{.target = disk.target, .point = {.path = *std::move(path), .format = *format}};
   if (use.mode == SnapshotMode::kInternal) result.point.snapshot = snapshot;
   return result;

@@ -62,8 +62,8 @@ TEST_F(ExportTest, ASnapshotIsServedForReading) {
   EXPECT_TRUE(is_all(**client, 1, 0, kMiB));
   const auto extents = (*client)->extents(0, 16 * kMiB);
   ASSERT_TRUE(extents);
-  EXPECT_THAT(*extents, testing::ElementsAre(Extent{0, kMiB, ExtentKind::kData},
-                                             Extent{kMiB, 15 * kMiB, ExtentKind::kZero}));
+  EXPECT_THAT(*extents,
+              testing::ElementsAre(Extent{0, kMiB, ExtentKind::kData}, Extent{kMiB, 15 * kMiB, ExtentKind::kZero}));
   EXPECT_FALSE((*client)->write(0, std::array<std::byte, 1>{}));
   std::vector<std::byte> beyond(2);
   EXPECT_FALSE((*client)->read(16 * kMiB - 1, beyond));

@@ -172,8 +172,7 @@ int write_data(void* handle, const void* buffer, uint32_t count, uint64_t offset
 }
 
 int zero(void* handle, uint32_t count, uint64_t offset, uint32_t flags) {
-  const auto mode =
-      (flags & NBDKIT_FLAG_MAY_TRIM) != 0 ? varve::ZeroMode::kMayUnmap : varve::ZeroMode::kKeepAllocated;
+  const auto mode = (flags & NBDKIT_FLAG_MAY_TRIM) != 0 ? varve::ZeroMode::kMayUnmap : varve::ZeroMode::kKeepAllocated;
   return run([&]() -> Result<void> {
     TRY(of(handle).zero(offset, count, mode));
     return flush_if(handle, flags);

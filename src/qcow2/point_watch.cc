@@ -66,7 +66,8 @@ Result<PointWatch::Place> PointWatch::find() {
     Place place;
     std::optional<size_t> index;
     if (table) {
-      const auto found = std::ranges::find_if(table->snapshots, [&](const Snapshot& s) { return is_same(s, snapshot_); });
+      const auto found =
+          std::ranges::find_if(table->snapshots, [&](const Snapshot& s) { return is_same(s, snapshot_); });
       if (found != table->snapshots.end()) index = static_cast<size_t>(found - table->snapshots.begin());
       place.nb_snapshots = header->nb_snapshots;
       place.snapshots_offset = header->snapshots_offset;
