@@ -8,6 +8,7 @@
 
 #include "cli/command.h"
 #include "cli/local_host.h"
+#include "cli/snapshot_points.h"
 #include "cli/snapshot_space.h"
 #include "cli/text_table.h"
 #include "operation/create_snapshot.h"
@@ -308,6 +309,8 @@ void add_snapshot_commands(CLI::App& app, Context& context) {
   add_delete(*snapshot, context);
   add_snapshot_space(*snapshot, context);
   add_snapshot_diff(*snapshot, context);
+  add_snapshot_serve(*snapshot, context);
+  add_snapshot_extract(*snapshot, context);
 }
 
 }  // namespace varve::cli

@@ -11,6 +11,11 @@ constexpr bool kLibvirt = true;
 #else
 constexpr bool kLibvirt = false;
 #endif
+#ifdef VARVE_WITH_NBDKIT
+constexpr bool kNbdkit = true;
+#else
+constexpr bool kNbdkit = false;
+#endif
 #ifdef VARVE_WITH_RBD
 constexpr bool kRbd = true;
 #else
@@ -30,8 +35,8 @@ std::string version_number() {
 
 std::string version_text() {
   const auto sign = [](bool present) { return present ? '+' : '-'; };
-  return fmt::format("varve {}\nparts: {}libvirt {}rbd {}web\n", version_number(), sign(kLibvirt), sign(kRbd),
-                     sign(kWeb));
+  return fmt::format("varve {}\nparts: {}libvirt {}nbdkit {}rbd {}web\n", version_number(), sign(kLibvirt),
+                     sign(kNbdkit), sign(kRbd), sign(kWeb));
 }
 
 }  // namespace varve::cli
