@@ -3,7 +3,7 @@
 # it was at a snapshot (`qemu-nbd -l`).
 # shellcheck shell=bash disable=SC2154
 
-nbd_seconds=3  # for one figure of one round
+nbd_seconds=2  # for one figure of one round
 
 # nbd_wait_for SOCKET
 nbd_wait_for() {
@@ -38,7 +38,7 @@ nbd_figure() {
     --runtime="$nbd_seconds" --time_based --output-format=json 2>/dev/null | sed -n '/^{/,$p' |
     awk -F'[:,]' -v side="$([[ $1 == *read ]] && echo read || echo write)" '
       $1 ~ "\"" side "\"" { inside = 1 }
-      inside && $1 ~ /"iops"/ { print $2 + 0; exit }'
+      inside && !found && $1 ~ /"iops"/ { print $2 + 0; found = 1 }'
 }
 
 # nbd_pair POINT RW BLOCK DEPTH
@@ -50,7 +50,7 @@ nbd_pair() {
     [ $((round % 2)) = 1 ] || order="varve qemu-nbd"
     for who in $order; do
       nbd_serve "$who" "$1"
-      nbd_figure "$2" "$3" "$4" >>"$folder/$who-$name.result"
+      nbd_figure "$2" "$3" "$4" >>"$folder/$who-$name.result" || echo "bench/nbd.sh: fio failed" >&2
       kill "$nbd_pid"
       wait "$nbd_pid" 2>/dev/null || true
     done
@@ -72,7 +72,7 @@ section_nbd() {
       return
     }
   done
-  nbd_threads=4
+  nbd_threads=6  # as `snapshot serve` has it
   head -c 1G /dev/urandom >"$folder/nbd.raw"
   qemu-img convert -f raw -O qcow2 -S 0 "$folder/nbd.raw" "$folder/nbd.qcow2"
   rm -f "$folder/nbd.raw"

@@ -52,6 +52,15 @@ std::string socket_of(const ServeRequest& request, const PrivateDirectory& direc
   return request.socket.empty() ? directory.socket() : std::filesystem::absolute(request.socket).string();
 }
 
+// Among nbdkit's options. With --tls=on, clients may do without.
+bool requires_tls(const std::vector<std::string>& options) {
+  for (size_t i = 0; i < options.size(); ++i) {
+    if (options[i] == "--tls=require") return true;
+    if (options[i] == "--tls" && i + 1 < options.size() && options[i + 1] == "require") return true;
+  }
+  return false;
+}
+
 json json_of(const ServeRequest& request, const std::vector<ServedDisk>& disks, const std::string& socket) {
   json result = {{"domain", request.domain},
                  {"snapshot", request.name},
@@ -92,18 +101,28 @@ Result<ExitCode> serve(Context& context, const ServeRequest& request) {
       if (request.overlay) specs.back().overlay = overlay_directory();
     }
   }
+  if (context.options.dry_run) {
+    std::string text =
+        fmt::format("Would serve snapshot '{}' of '{}':\n", visible(request.name), visible(request.domain));
+    for (const ServedDisk& disk : disks)
+      text += fmt::format("  {}  {}\n", visible(disk.target), format_size(disk.size));
+    context.output.print(text);
+    return ExitCode::kDone;
+  }
   const InterruptWatch watch;
   const PrivateDirectory directory = TRY(PrivateDirectory::make());
   const std::string socket = socket_of(request, directory);
   ListeningSockets sockets = socket.empty() ? TRY(ListeningSockets::on_port(request.address, request.port))
                                             : TRY(ListeningSockets::on_path(socket));
+  const bool tls = requires_tls(request.more);
   for (ServedDisk& disk : disks) {
-    disk.uri =
-        socket.empty() ? nbd::tcp_uri(disk.target, request.address, request.port) : nbd::unix_uri(disk.target, socket);
+    disk.uri = socket.empty() ? nbd::tcp_uri(disk.target, request.address, request.port, tls)
+                              : nbd::unix_uri(disk.target, socket, tls);
   }
   std::vector<std::string> arguments;
-  // More threads for each connection take turns with each other (docs/serve.md). What the user says comes later and wins.
-  arguments.insert(arguments.end(), {"-t", "4"});
+  // More threads for each connection take turns with each other (docs/serve.md). What the user says comes later and
+  // wins.
+  arguments.insert(arguments.end(), {"-t", "6"});
   // An image in its frozen state is not written to.
   if (!request.overlay) arguments.emplace_back("-r");
   arguments.push_back(programs.plugin);

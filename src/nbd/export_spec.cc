@@ -99,13 +99,14 @@ std::vector<std::string> parameters_of(const std::vector<ExportSpec>& specs) {
   return words;
 }
 
-std::string unix_uri(const std::string& export_name, const std::string& socket) {
-  return fmt::format("nbd+unix:///{}?socket={}", percent_encoded(export_name, ""), percent_encoded(socket, "/"));
+std::string unix_uri(const std::string& export_name, const std::string& socket, bool tls) {
+  return fmt::format("{}+unix:///{}?socket={}", tls ? "nbds" : "nbd", percent_encoded(export_name, ""),
+                     percent_encoded(socket, "/"));
 }
 
-std::string tcp_uri(const std::string& export_name, const std::string& address, unsigned port) {
+std::string tcp_uri(const std::string& export_name, const std::string& address, unsigned port, bool tls) {
   const bool is_ipv6 = address.find(':') != std::string::npos;
-  return fmt::format("nbd://{}{}{}:{}/{}", is_ipv6 ? "[" : "", address, is_ipv6 ? "]" : "", port,
+  return fmt::format("{}://{}{}{}:{}/{}", tls ? "nbds" : "nbd", is_ipv6 ? "[" : "", address, is_ipv6 ? "]" : "", port,
                      percent_encoded(export_name, ""));
 }
 

@@ -43,7 +43,8 @@ class ExportSpecs {
 std::vector<std::string> parameters_of(const std::vector<ExportSpec>& specs);
 
 // Where a client finds an export: "nbd+unix:///vda?socket=/tmp/s", "nbd://localhost:10809/vda".
-std::string unix_uri(const std::string& export_name, const std::string& socket);
-std::string tcp_uri(const std::string& export_name, const std::string& address, unsigned port);
+// With TLS "nbds" in the place of "nbd".
+std::string unix_uri(const std::string& export_name, const std::string& socket, bool tls = false);
+std::string tcp_uri(const std::string& export_name, const std::string& address, unsigned port, bool tls = false);
 
 }  // namespace varve::nbd

@@ -76,6 +76,8 @@ TEST(ExportSpecTest, UrisCarryAnyName) {
   EXPECT_EQ(unix_uri("a b/c", "/tmp/ü&?"), "nbd+unix:///a%20b%2Fc?socket=/tmp/%C3%BC%26%3F");
   EXPECT_EQ(tcp_uri("vda", "localhost", 10809), "nbd://localhost:10809/vda");
   EXPECT_EQ(tcp_uri("vda", "::1", 1), "nbd://[::1]:1/vda");
+  EXPECT_EQ(tcp_uri("vda", "host", 1, true), "nbds://host:1/vda");
+  EXPECT_EQ(unix_uri("vda", "/s", true), "nbds+unix:///vda?socket=/s");
 }
 
 }  // namespace

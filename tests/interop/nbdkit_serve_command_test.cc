@@ -106,20 +106,48 @@ TEST_F(NbdkitServeCommandTest, OneDiskOnASocketOfTheUsers) {
   EXPECT_FALSE(left_something());
 }
 
-TEST_F(NbdkitServeCommandTest, OnAPort) {
-  // A port that was free a moment ago.
+// A socket that has a port of this machine, which the system chose.
+UniqueFd take_port(std::string& port) {
   sockaddr_in address = {};
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   socklen_t length = sizeof address;
-  const UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  ASSERT_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-  ASSERT_EQ(::listen(fd.get(), 1), 0);
-  ASSERT_EQ(::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &length), 0);
-  const std::string port = std::to_string(ntohs(address.sin_port));
-  const auto taken = host_.varve({"snapshot", "serve", kDomain, kSnapshot, "--port", port, "--address", "127.0.0.1"});
-  EXPECT_EQ(taken.exit_code, 5);
-  EXPECT_THAT(taken.err, AllOf(HasSubstr("port " + port + " of 127.0.0.1 is taken"), HasSubstr("--port")));
+  UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  EXPECT_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  EXPECT_EQ(::listen(fd.get(), 1), 0);
+  EXPECT_EQ(::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &length), 0);
+  port = std::to_string(ntohs(address.sin_port));
+  return fd;
+}
+
+TEST_F(NbdkitServeCommandTest, OnAPort) {
+  std::string port;
+  {
+    const UniqueFd other = take_port(port);
+    const auto taken = host_.varve({"snapshot", "serve", kDomain, kSnapshot, "--port", port, "--address", "127.0.0.1"});
+    EXPECT_EQ(taken.exit_code, 5);
+    EXPECT_THAT(taken.err, AllOf(HasSubstr("port " + port + " of 127.0.0.1 is taken"), HasSubstr("--port")));
+  }
+  const Serving serving = serve({"--port", port, "--address", "127.0.0.1"});
+  EXPECT_EQ(serving.uri(1), "nbd://127.0.0.1:" + port + "/vdb");
+  EXPECT_EQ(serving.said["port"], std::stoi(port));
+  EXPECT_TRUE(holds(serving.uri(1), 2));
+  EXPECT_EQ(serving.stop(), 0);
+}
+
+TEST_F(NbdkitServeCommandTest, ADryRunServesNothing) {
+  EXPECT_THAT(host_.varve_ok({"--dry-run", "snapshot", "serve", kDomain, kSnapshot}),
+              AllOf(HasSubstr("Would serve"), HasSubstr("vda  64 MiB")));
+}
+
+// A client that does not let go does not keep the command from ending.
+TEST_F(NbdkitServeCommandTest, AClientThatStaysIsLeft) {
+  const Serving serving = serve();
+  BackgroundProcess client({"qemu-io", "-r", "-f", "raw", serving.uri(0)});
+  client.write("read -P 1 0 64k\n");
+  ASSERT_TRUE(client.wait_for("read 65536"));
+  EXPECT_EQ(serving.stop(), 0);
+  EXPECT_FALSE(left_something());
 }
 
 TEST_F(NbdkitServeCommandTest, WhatClientsWriteIsThrownAway) {
@@ -180,6 +208,19 @@ TEST_F(NbdkitServeCommandTest, FurtherOptionsReachNbdkit) {
   EXPECT_THAT(refused.err, AllOf(HasSubstr("could not load TLS certificates"), HasSubstr("nbdkit does not start")));
   const Serving serving = serve({"--", "--filter=truncate", "truncate=1M"});
   EXPECT_EQ(run_ok({"nbdinfo", "--size", serving.uri(0)}), "1048576\n");
+}
+
+TEST_F(NbdkitServeCommandTest, WithTlsNobodyComesWithoutTheKey) {
+  test::TempDir keys;
+  const std::string ours = keys.write("keys", "alice:0123456789abcdef0123456789abcdef\n");
+  const std::string others = keys.write("others", "alice:00000000000000000000000000000000\n");
+  const Serving serving = serve({"--", "--tls=require", "--tls-psk=" + ours});
+  const std::string uri = serving.uri(0);
+  ASSERT_TRUE(uri.starts_with("nbds+unix:///vda?")) << uri;
+  const std::string as_alice = "nbds+unix://alice@" + uri.substr(std::string("nbds+unix://").size());
+  EXPECT_EQ(run_ok({"nbdinfo", "--size", as_alice + "&tls-psk-file=" + ours}), "67108864\n");
+  EXPECT_NE(run({"nbdinfo", "--size", as_alice + "&tls-psk-file=" + others}).exit_code, 0);
+  EXPECT_NE(run({"nbdinfo", "--size", "nbd" + uri.substr(4)}).exit_code, 0);
 }
 
 TEST_F(NbdkitServeCommandTest, WhatCanNotBeServedIsSaid) {
