@@ -3,13 +3,14 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
+#include <cstdlib>
 #include <ctime>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "base/atomic_file.h"
 #include "base/units.h"
 #include "cli/command.h"
 #include "cli/interrupt.h"
@@ -43,14 +44,22 @@ std::string absolute(const std::string& path) {
   return std::filesystem::absolute(path).lexically_normal().string();
 }
 
-std::string directory_uri(const std::string& path) {
-  return "dir:" + absolute(path);
-}
-
 // The same without a slash at its end.
 std::string tidy(std::string path) {
   while (path.size() > 1 && path.ends_with('/')) path.pop_back();
   return path;
+}
+
+// The directory that a user means who knows that it is a host, too. kInvalidArgument: another URI.
+Result<std::string> plain_directory(const std::string& where) {
+  if (!is_uri(where)) return tidy(absolute(where));
+  if (where.starts_with("dir:")) return tidy(absolute(where.substr(4)));
+  return make_error(ErrorKind::kInvalidArgument, fmt::format("'{}' is no directory", where))
+      .with_note("`vm move --to` takes hosts; `vm export` and `vm import` take directories, and -c says the host");
+}
+
+std::string directory_uri(const std::string& path) {
+  return "dir:" + absolute(path);
 }
 
 json notes_of(Transfer& transfer, const std::vector<std::string>& more = {}) {
@@ -101,7 +110,11 @@ Result<ExitCode> move_within(Context& context, Host& host, const Request& reques
 
 Result<ExitCode> move_domain(Context& context, const Request& request) {
   const auto host = TRY(open_host(context, "vm move " + request.domain));
-  if (!is_uri(request.where)) return move_within(context, *host, request);
+  if (!is_uri(request.where)) {
+    if (request.images.empty()) return move_within(context, *host, request);
+    return make_error(ErrorKind::kInvalidArgument, "--images is for moves to another host")
+        .with_note("`--to DIRECTORY` says where the images go");
+  }
   TRY(host->check_writable());
   const auto target = TRY(open_host_at(context, request.where, "vm move " + request.domain, IfMissing::kCreate));
   Transfer transfer =
@@ -144,6 +157,10 @@ bool is_archive_name(const std::string& where) {
 }
 
 Result<ExitCode> export_archive(Context& context, Host& host, const Request& request) {
+  if (request.verify) {
+    return make_error(ErrorKind::kInvalidArgument, "--verify is for exports into directories")
+        .with_note("`vm import` compares every checksum of an archive before anything is defined");
+  }
   const std::string path = absolute(request.where);
   ArchiveExport exporting = TRY(ArchiveExport::plan(host, request.domain, path));
   if (context.options.dry_run) {
@@ -171,7 +188,7 @@ Result<ExitCode> export_archive(Context& context, Host& host, const Request& req
 Result<ExitCode> export_domain(Context& context, const Request& request) {
   const auto host = TRY(open_host(context, "vm export " + request.domain));
   if (is_archive_name(request.where)) return export_archive(context, *host, request);
-  const std::string directory = tidy(absolute(request.where));
+  const std::string directory = TRY(plain_directory(request.where));
   const auto target =
       TRY(open_host_at(context, directory_uri(directory), "vm export " + request.domain, IfMissing::kCreate));
   Transfer transfer =
@@ -222,13 +239,13 @@ Result<std::string> choose_domain(const Layout& layout, const std::string& said)
 // What an archive is unpacked into, where its images are going to be; gone with everything that is left in it.
 class Unpacked {
  public:
-  static Result<Unpacked> make(const Host& host, const std::string& images, const std::string& archive) {
-    const std::string name = std::filesystem::path(archive).filename();
+  static Result<Unpacked> make(const Host& host, const std::string& images) {
     const std::string parent = images.empty() ? host.images_directory() : images;
-    Unpacked unpacked(fmt::format("{}/.varve-import-{}", TRY(host.layout().make_directories(parent)), name));
-    std::error_code failed;
-    std::filesystem::remove_all(unpacked.path_, failed);  // of an import that was interrupted
-    TRY(make_directories(unpacked.path_, 0700));
+    std::string path = TRY(host.layout().make_directories(parent)) + "/.varve-import-XXXXXX";
+    if (::mkdtemp(path.data()) == nullptr) {
+      return system_error(errno, fmt::format("can't make a directory to unpack into at {}", path), path);
+    }
+    Unpacked unpacked(std::move(path));
     return unpacked;
   }
   Unpacked(Unpacked&& other) noexcept : path_(std::exchange(other.path_, {})) {}
@@ -268,7 +285,7 @@ Result<ExitCode> import_from(Context& context, Host& host, const std::string& di
 }
 
 Result<ExitCode> import_domain(Context& context, const Request& request) {
-  const std::string path = tidy(absolute(request.where));
+  const std::string path = TRY(plain_directory(request.where));
   std::error_code unknown;
   const bool is_archive = std::filesystem::is_regular_file(path, unknown);
   if (is_archive && context.options.dry_run) {
@@ -283,7 +300,7 @@ Result<ExitCode> import_domain(Context& context, const Request& request) {
   TRY(host->check_writable());
   TRY(host->check_images_are_here());
   const uint64_t bytes = std::filesystem::file_size(path, unknown);
-  const Unpacked unpacked = TRY(Unpacked::make(*host, tidy(request.images), path));
+  const Unpacked unpacked = TRY(Unpacked::make(*host, tidy(request.images)));
   SpaceNeeds space;
   space.add(unpacked.path(), bytes);
   TRY(space.check());

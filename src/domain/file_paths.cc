@@ -1,5 +1,8 @@
 #include "domain/file_paths.h"
 
+#include <algorithm>
+#include <iterator>
+
 namespace varve {
 
 // By the form, not by a list of places: `file` is what libvirt calls a path to a file in every element that has one
@@ -12,7 +15,8 @@ size_t replace_file_paths(xml::Element& root, const std::map<std::string, std::s
       ++changed;
     }
   }
-  if (root.name() == "nvram" && root.children().empty()) {
+  static constexpr const char* kTextPaths[] = {"nvram", "kernel", "initrd", "dtb"};  // of <os>
+  if (std::ranges::find(kTextPaths, root.name()) != std::end(kTextPaths) && root.children().empty()) {
     if (const auto found = moved.find(root.text()); found != moved.end() && found->first != found->second) {
       root.set_text(found->second);
       ++changed;

@@ -47,7 +47,7 @@ TEST(FilePaths, AreReplacedWhereverTheyStandAndNowhereElse) {
   replace("file='/save/a.mem'", "file='/mnt/a.mem'");
   replace("file='/images/top.qcow2'", "file='/mnt/top.qcow2'");
   replace(">/nvram/vm_VARS.fd<", ">/mnt/vars.fd<");
-  replace("file=\"/images/base.qcow2\"", "file='/mnt/b &amp; c.qcow2'");
+  replace("file=\"/images/base.qcow2\"", "file=\"/mnt/b &amp; c.qcow2\"");
   replace("file='/images/base.qcow2'", "file='/mnt/b &amp; c.qcow2'");
   EXPECT_EQ(document->to_string(), expected);
 }

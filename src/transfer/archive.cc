@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <set>
 #include <vector>
@@ -120,9 +121,9 @@ ArchiveWriter::~ArchiveWriter() = default;
 
 Result<ArchiveWriter> ArchiveWriter::create(const std::string& path, int64_t now_sec) {
   auto archive = std::make_unique<Archive>();
-  archive->path = path;
+  archive->path = path + ".XXXXXX";
   archive->now_sec = now_sec;
-  archive->fd = UniqueFd(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, kMode));
+  archive->fd = UniqueFd(::mkostemp(archive->path.data(), O_CLOEXEC));  // mode 0600
   if (!archive->fd) return system_error(errno, fmt::format("can't make {}", path), path);
   archive->writer = ::archive_write_new();
   if (archive->writer == nullptr) return make_error(ErrorKind::kInternal, "libarchive gives no writer");
@@ -158,6 +159,10 @@ Result<void> ArchiveWriter::add(const std::string& name, BlockDevice& device, co
     }
   }
   return {};
+}
+
+const std::string& ArchiveWriter::part() const {
+  return archive_->path;
 }
 
 Result<void> ArchiveWriter::finish() {

@@ -15,8 +15,9 @@ namespace varve {
 
 class ArchiveWriter {
  public:
-  // Replaces an existing file at the host path `path`.
+  // Makes a file beside the host path `path`, with a name that nobody else has: part().
   static Result<ArchiveWriter> create(const std::string& path, int64_t now_sec);
+  const std::string& part() const;
   ArchiveWriter(ArchiveWriter&&) noexcept;
   ~ArchiveWriter();
 

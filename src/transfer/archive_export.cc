@@ -71,9 +71,8 @@ Result<ArchiveExport> ArchiveExport::plan(Host& source, const std::string& domai
   return result;
 }
 
-Result<Manifest> ArchiveExport::write(const std::string& part, int64_t now_sec, const Watch& watch) {
+Result<Manifest> ArchiveExport::write(ArchiveWriter& archive, int64_t now_sec, const Watch& watch) {
   const std::string domain = domain_.definition.name();
-  ArchiveWriter archive = TRY(ArchiveWriter::create(part, now_sec));
   Manifest manifest{.domain = domain, .uuid = domain_.definition.uuid(), .created_sec = now_sec, .files = {}};
   const auto add_text = [&](const std::string& path, FileRole role, const std::string& text) -> Result<void> {
     manifest.files.push_back({.path = path, .role = role, .size_bytes = text.size(), .sha256 = TRY(checksum_of(text))});
@@ -115,13 +114,13 @@ Result<Manifest> ArchiveExport::write(const std::string& part, int64_t now_sec, 
 }
 
 Result<Manifest> ArchiveExport::run(int64_t now_sec, const Watch& watch) {
-  const std::string part = part_path(path_);
-  auto written = write(part, now_sec, watch);
+  ArchiveWriter archive = TRY(ArchiveWriter::create(path_, now_sec));
+  auto written = write(archive, now_sec, watch);
   if (written) {
-    if (auto named = rename_new(part, path_); !named) written = std::move(named).error();
+    if (auto named = rename_new(archive.part(), path_); !named) written = std::move(named).error();
   }
   if (written) return written;
-  ::unlink(part.c_str());
+  ::unlink(archive.part().c_str());
   return std::move(written)
       .error()
       .context(fmt::format("domain '{}' is not exported", domain_.definition.name()))

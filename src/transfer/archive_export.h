@@ -8,6 +8,7 @@
 #include "base/result.h"
 #include "host/host.h"
 #include "operation/plan.h"
+#include "transfer/archive.h"
 #include "transfer/inventory.h"
 #include "transfer/manifest.h"
 #include "transfer/placement.h"
@@ -24,7 +25,7 @@ class ArchiveExport {
 
  private:
   ArchiveExport(LockedDomain domain, std::string path) : domain_(std::move(domain)), path_(std::move(path)) {}
-  Result<Manifest> write(const std::string& part, int64_t now_sec, const Watch& watch);
+  Result<Manifest> write(ArchiveWriter& archive, int64_t now_sec, const Watch& watch);
 
   LockedDomain domain_;
   std::string path_;

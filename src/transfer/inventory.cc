@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
+#include <regex>
 #include <set>
 
 #include "disk/backing_files.h"
@@ -17,8 +19,6 @@
 namespace varve {
 
 namespace {
-
-constexpr const char* kTpmDirectory = "/var/lib/libvirt/swtpm";
 
 class Taking {
  public:
@@ -34,6 +34,7 @@ class Taking {
 
   void add_disk(const Disk& disk, Need need, const std::string& whose);
   void add_nvram(const DomainDocument& definition, Need need);
+  void add_boot_files(const DomainDocument& definition);
   void add_snapshot(const SnapshotDocument& snapshot);
   void add_chain(const std::string& path, FileDevice& file, const std::string& whose);
   // Nothing where it was there already or is in the way.
@@ -46,8 +47,9 @@ class Taking {
   const DomainDocument& definition_;
   Preflight& preflight_;
   Inventory& inventory_;
-  std::set<std::string> seen_;     // paths
-  std::set<std::string> missing_;  // paths
+  std::set<std::string> seen_;                  // paths
+  std::set<std::string> missing_;               // paths
+  std::map<std::string, std::string> formats_;  // of disks, by path, as documents have them
 };
 
 // What a snapshot lacks it lacked before.
@@ -143,13 +145,27 @@ void Taking::add_disk(const Disk& disk, Need need, const std::string& whose) {
   }
   if (!layout().resolve(disk.source)) return missing(what, disk.source, is_medium ? Need::kThen : need);
   const LockRequest lock = disk.format == "qcow2" ? LockRequest::format_reader() : LockRequest::raw_reader();
-  const MachineFile* file = add_file(disk.source, FileRole::kImage, lock, !is_medium);
-  if (file == nullptr) return;
+  add_file(disk.source, FileRole::kImage, lock, !is_medium);
+  const auto file = std::ranges::find(inventory_.files, disk.source, &MachineFile::path);
+  if (file == inventory_.files.end()) return;  // refused, or known by another name
+  // What was found below another image is this machine's own if it is a disk of one of its snapshots.
+  if (file->role == FileRole::kBackingImage && !is_medium) file->role = FileRole::kImage;
+  const auto [format, is_new] = formats_.try_emplace(disk.source, disk.format);
+  if (!is_new && format->second != disk.format) {
+    preflight_.refuse(make_error(ErrorKind::kRefused,
+                                 fmt::format("{} is {} here and {} elsewhere in the machine's documents: {}", what,
+                                             disk.format.empty() ? "of no format" : disk.format,
+                                             format->second.empty() ? "of no format" : format->second, disk.source))
+                          .with_note("one of the two is wrong, and what the image stands on can't be told"));
+  }
+  if (!is_new) return;
   if (disk.format.empty() && !is_medium) {
     preflight_.refuse(make_error(ErrorKind::kRefused, fmt::format("{} has no recorded format", what))
                           .with_note("`varve vm edit` adds <driver name='qemu' type='qcow2'/> to the definition"));
   }
-  if (disk.format == "qcow2") add_chain(disk.source, *file->file, what);
+  if (disk.format != "qcow2") return;
+  FileDevice& image = *file->file;
+  add_chain(disk.source, image, what);
 }
 
 void Taking::add_nvram(const DomainDocument& definition, Need need) {
@@ -160,9 +176,26 @@ void Taking::add_nvram(const DomainDocument& definition, Need need) {
   add_file(*path, FileRole::kNvram, LockRequest::none(), true);
 }
 
+// A kernel that the machine is started with directly may be others', too.
+void Taking::add_boot_files(const DomainDocument& definition) {
+  for (const char* name : {"os/kernel", "os/initrd", "os/dtb"}) {
+    const auto path = definition.root().child_text(name);
+    if (!path || path->empty()) continue;
+    if (layout().resolve(*path)) {
+      add_file(*path, FileRole::kBoot, LockRequest::none(), false);
+    } else {
+      missing(name, *path, Need::kThen);
+    }
+  }
+}
+
 void Taking::add_definition() {
   for (const Disk& disk : definition_.disks()) add_disk(disk, Need::kNow, "");
   add_nvram(definition_, Need::kNow);
+  add_boot_files(definition_);
+  if (definition_.to_xml().find("<secret ") != std::string::npos) {
+    inventory_.notes.emplace_back("the definition names a secret, which stays with its libvirtd: `virsh secret-list`");
+  }
 }
 
 void Taking::add_snapshot(const SnapshotDocument& snapshot) {
@@ -191,7 +224,10 @@ void Taking::add_snapshot(const SnapshotDocument& snapshot) {
       missing(whose + "its memory", memory.file, Need::kThen);
     }
   }
-  if (const auto then = snapshot.domain()) add_nvram(*then, Need::kThen);
+  if (const auto then = snapshot.domain()) {
+    add_nvram(*then, Need::kThen);
+    add_boot_files(*then);
+  }
 }
 
 Result<void> Taking::add_snapshots() {
@@ -207,9 +243,29 @@ Result<void> Taking::add_snapshots() {
   return {};
 }
 
+bool is_uuid(const std::string& text) {
+  static const std::regex form("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}");
+  return std::regex_match(text, form);
+}
+
 void Taking::add_tpm() {
   if (definition_.uuid().empty()) return;
-  const std::string root = fmt::format("{}/{}", kTpmDirectory, definition_.uuid());
+  if (!is_uuid(definition_.uuid())) {  // part of a path below
+    preflight_.refuse(make_error(ErrorKind::kRefused, fmt::format("'{}' is no UUID", definition_.uuid()))
+                          .with_note("a definition's <uuid> has 32 hexadecimal digits, in groups of 8-4-4-4-12"));
+    return;
+  }
+  const bool has_tpm = definition_.to_xml().find("<tpm ") != std::string::npos;
+  // A user's own libvirtd has it in a directory that is its own affair.
+  if (has_tpm && layout().root() == "/" &&
+      layout().resolve(Layout::definitions_directory()).value_or("") != Layout::definitions_directory()) {
+    preflight_.refuse(
+        make_error(ErrorKind::kUnsupported,
+                   "it has a TPM, whose state a libvirtd of your own keeps where Varve does not know")
+            .with_note("without that state a guest can't open what it has sealed; take the <tpm> out first, or move it "
+                       "by hand"));
+  }
+  const std::string root = fmt::format("{}/{}", Layout::tpm_directory(), definition_.uuid());
   const auto directory = layout().resolve(root);
   if (!directory) return;
   std::error_code failed;

@@ -26,6 +26,7 @@ constexpr std::pair<FileRole, const char*> kRoles[] = {
     {FileRole::kMemory, "memory"},
     {FileRole::kNvram, "nvram"},
     {FileRole::kTpm, "tpm"},
+    {FileRole::kBoot, "boot"},
 };
 
 bool is_sha256(const std::string& text) {

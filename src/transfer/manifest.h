@@ -11,7 +11,7 @@
 
 namespace varve {
 
-enum class FileRole : uint8_t { kDefinition, kSnapshot, kImage, kBackingImage, kMemory, kNvram, kTpm };
+enum class FileRole : uint8_t { kDefinition, kSnapshot, kImage, kBackingImage, kMemory, kNvram, kTpm, kBoot };
 
 const char* name_of(FileRole role);  // "definition"
 

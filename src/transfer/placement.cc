@@ -22,7 +22,8 @@ namespace {
 namespace fs = std::filesystem;
 
 bool is_image(FileRole role) {
-  return role == FileRole::kImage || role == FileRole::kBackingImage || role == FileRole::kMemory;
+  return role == FileRole::kImage || role == FileRole::kBackingImage || role == FileRole::kMemory ||
+         role == FileRole::kBoot;
 }
 
 // "disk.qcow2" becomes "disk-2.qcow2" where another file of the machine has that name there.
@@ -35,26 +36,41 @@ std::string unique_path(const std::string& directory, const std::string& name, c
   return path;
 }
 
-std::string place_of(const MachineFile& file, const Host& target, const std::string& images_directory,
-                     const std::set<std::string>& taken) {
-  const std::string name = fs::path(file.path).filename();
-  if (!images_directory.empty()) {
-    return is_image(file.role) ? unique_path(images_directory, name, taken) : file.path;
-  }
-  // On a drive of its own the tree may grow any directory; on a machine none at places that it does not know.
-  const bool is_whole_machine = target.layout().root() == "/";
-  if (is_whole_machine && is_image(file.role) && !target.layout().resolve(fs::path(file.path).parent_path().string())) {
-    return unique_path(target.images_directory(), name, taken);
-  }
-  return file.path;
+// A tree that is, or was, a machine, and not a drive for machines: there a stranger's definition must not say where
+// files come into being.
+bool is_whole_machine(const Host& target) {
+  return target.layout().root() == "/" || target.layout().resolve("/usr/bin").has_value();
 }
 
-// Relative, so that the images find each other wherever they are taken together.
+bool is_below(const std::string& path, const std::string& directory) {
+  return path.size() > directory.size() + 1 && path.starts_with(directory) && path[directory.size()] == '/';
+}
+
+// Empty: it has to go somewhere else than it was.
+std::string own_place(const MachineFile& file, const Host& target, const std::string& images_directory) {
+  if (!images_directory.empty() && is_image(file.role)) return {};
+  if (!is_whole_machine(target)) return file.path;
+  for (const std::string& directory : {target.images_directory(), Layout::images_directory(), Layout::nvram_directory(),
+                                       Layout::save_directory(), Layout::tpm_directory()}) {
+    if (is_below(file.path, directory)) return file.path;
+  }
+  return {};
+}
+
+std::string other_place(const MachineFile& file, const Host& target, const std::string& images_directory,
+                        const std::set<std::string>& taken) {
+  const std::string name = fs::path(file.path).filename();
+  if (file.role == FileRole::kNvram) return unique_path(Layout::nvram_directory(), name, taken);
+  return unique_path(images_directory.empty() ? target.images_directory() : images_directory, name, taken);
+}
+
+// Relative, so that the images find each other wherever they are taken together; on a whole machine, where links may
+// lie on the way, absolute.
 std::string backing_name_for(const PlacedFile& placed, const std::string& backing, bool is_whole_machine) {
   const std::string& recorded = placed.file->recorded_backing;
-  if (is_whole_machine && recorded == backing) return {};
-  const std::string relative = fs::path(backing).lexically_relative(fs::path(placed.path).parent_path());
-  return relative == recorded ? std::string() : relative;
+  std::string name =
+      is_whole_machine ? backing : fs::path(backing).lexically_relative(fs::path(placed.path).parent_path()).string();
+  return name == recorded ? std::string() : name;
 }
 
 // Once it is known where every file goes.
@@ -150,8 +166,10 @@ void PlaceCheck::check(const PlacedFile& placed) {
     if (!there && there.error().kind == ErrorKind::kNotFound) continue;
     if (!there) return preflight_.refuse(there.error());
     if (is_begun && (path != placed.path || is_copied_file(target_.layout(), path, *known))) continue;
-    preflight_.refuse(make_error(ErrorKind::kAlreadyExists, fmt::format("{} is there already", *there))
-                          .with_note("`--images DIRECTORY` puts the images elsewhere; nothing is overwritten"));
+    preflight_.refuse(
+        make_error(ErrorKind::kAlreadyExists, fmt::format("{} is there already", *there))
+            .with_note("nothing is overwritten; `--images DIRECTORY` (of `vm move` and `vm import`) puts the "
+                       "images elsewhere"));
   }
   if (!is_begun) preflight_.accept(access_.check(placed.path, FileFate::kImageMade));
   check_name(placed.path, *directory);
@@ -173,9 +191,36 @@ bool is_copied_file(const Layout& layout, const std::string& root_path, const Tr
   struct stat status;
   const auto path = layout.resolve(root_path);
   if (!copied.is_whole || !path || ::stat(path->c_str(), &status) != 0) return false;
-  // No inode numbers: FAT makes them up anew with every mount, and knows even seconds only.
-  return static_cast<uint64_t>(status.st_size) == copied.copied.size &&
-         std::abs(status.st_mtim.tv_sec - copied.copied.mtime_sec) <= 2;
+  const FileStamp& then = copied.copied;
+  if (static_cast<uint64_t>(status.st_size) != then.size) return false;
+  // FAT makes inode numbers up anew with every mount, and knows even seconds only.
+  if (file_limits(*path).has_strict_names) return std::abs(status.st_mtim.tv_sec - then.mtime_sec) <= 2;
+  return status.st_ino == then.inode && status.st_mtim.tv_sec == then.mtime_sec &&
+         static_cast<uint32_t>(status.st_mtim.tv_nsec) == then.mtime_nsec;
+}
+
+std::set<std::string> files_that_stay(const Inventory& inventory, const std::string& images_directory,
+                                      const std::map<std::string, ImageNeed>& needed, Plan& plan) {
+  std::set<std::string> staying;
+  for (const MachineFile& file : inventory.files) {
+    const bool is_others = !file.is_removable || needed.contains(file.host_path);
+    if (is_others || file.role == FileRole::kBackingImage || file.role == FileRole::kNvram ||
+        file.role == FileRole::kTpm || fs::path(file.path).parent_path() == images_directory) {
+      staying.insert(file.path);
+    }
+    if (is_others || file.role == FileRole::kBackingImage) {
+      plan.notes.push_back(fmt::format("{} stays: other machines may need it", file.path));
+    }
+  }
+  for (size_t before = 0; before != staying.size();) {
+    before = staying.size();
+    for (const MachineFile& file : inventory.files) {
+      const MachineFile* below = staying.contains(file.path) ? inventory.find(file.backing) : nullptr;
+      if (below == nullptr || !staying.insert(below->path).second) continue;
+      plan.notes.push_back(fmt::format("{} stays: {} stands on it, which stays", below->path, file.path));
+    }
+  }
+  return staying;
 }
 
 Placement place(const Inventory& inventory, const Host& target, const std::string& images_directory,
@@ -184,11 +229,16 @@ Placement place(const Inventory& inventory, const Host& target, const std::strin
   std::set<std::string> taken;
   for (const MachineFile& file : inventory.files) {
     if (stays(file)) continue;
-    placement.files.push_back(
-        {.file = &file, .path = place_of(file, target, images_directory, taken), .backing_name = {}});
+    placement.files.push_back({.file = &file, .path = own_place(file, target, images_directory), .backing_name = {}});
     taken.insert(placement.files.back().path);
   }
-  complete(placement, inventory, target.layout().root() == "/");
+  // Those that keep their places come first.
+  for (PlacedFile& placed : placement.files) {
+    if (!placed.path.empty()) continue;
+    placed.path = other_place(*placed.file, target, images_directory, taken);
+    taken.insert(placed.path);
+  }
+  complete(placement, inventory, is_whole_machine(target));
   return placement;
 }
 
@@ -204,6 +254,11 @@ Placement place_in_archive(const Inventory& inventory) {
 void check_place(const Placement& placement, const std::vector<FileChange>& documents, const Host& target,
                  const TransferState& state, Preflight& preflight) {
   PlaceCheck check(target, state, preflight);
+  std::set<std::string> seen;
+  for (const PlacedFile& placed : placement.files) {
+    if (seen.insert(placed.path).second) continue;
+    preflight.refuse(make_error(ErrorKind::kRefused, fmt::format("two files of the machine would be {}", placed.path)));
+  }
   for (const PlacedFile& placed : placement.files) check.check(placed);
   for (const FileChange& document : documents) check.check_document(document.path);
   check.finish();

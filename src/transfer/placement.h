@@ -4,11 +4,14 @@
 
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "host/host.h"
+#include "host/image_needs.h"
+#include "operation/plan.h"
 #include "operation/preflight.h"
 #include "transfer/inventory.h"
 #include "transfer/transfer_state.h"
@@ -27,10 +30,16 @@ struct Placement {
 };
 
 // Files keep their paths, as seen from their host's root; `images_directory`, a root path, takes images and memory
-// where it is not empty, and so does the host's own where a path's directory is not there on a host that is the whole
-// machine. `stays` says which files are not copied.
+// where it is not empty. In a tree that is a whole machine only what is in libvirt's directories keeps its path, and
+// everything else goes to the host's images. `stays` says which files are not copied.
 Placement place(const Inventory& inventory, const Host& target, const std::string& images_directory,
                 const std::function<bool(const MachineFile&)>& stays);
+
+// Paths of the files that stay where they are when the machine's images move to another directory of its host: what is
+// not its alone, and what these stand on, since they record where that is. `needed`: by other domains. The plan gets
+// notes of those that one would miss.
+std::set<std::string> files_that_stay(const Inventory& inventory, const std::string& images_directory,
+                                      const std::map<std::string, ImageNeed>& needed, Plan& plan);
 
 // Everything at its path, for a tree of its own.
 Placement place_in_archive(const Inventory& inventory);

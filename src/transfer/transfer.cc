@@ -15,11 +15,14 @@
 #include "base/units.h"
 #include "host/image_needs.h"
 #include "operation/define_domain.h"
+#include "operation/disk_selection.h"
 #include "operation/undefine_domain.h"
 #include "store/journal.h"
+#include "store/write_access.h"
 #include "transfer/checksum.h"
 #include "transfer/copied_file.h"
 #include "transfer/file_copy.h"
+#include "transfer/manifest_check.h"
 
 namespace varve {
 
@@ -73,11 +76,10 @@ class Transfer::Work {
   Result<void> lock();
   Result<void> check_source();
   Result<void> check_target(const DomainDocument& moved);
-  Result<void> check_manifest();
-  Result<void> check_documents() const;
-  bool stays_put(const MachineFile& file) const;
-  std::set<std::string> files_that_stay();
   Result<bool> is_defined_there() const;
+  void check_removal();
+  bool is_going(const MachineFile& file) const;
+  bool is_source(const std::string& path) const;
   void describe(const std::vector<FileChange>& documents);
 
   TransferredFile* whole(const PlacedFile& placed);
@@ -99,8 +101,9 @@ class Transfer::Work {
   Host& target_;
   TransferRequest request_;
   bool is_relocation_;
-  bool is_continued_ = false;  // the state is of an earlier attempt of this transfer
-  bool is_defined_ = false;    // on the receiving host, by an earlier attempt
+  bool is_continued_ = false;   // the state is of an earlier attempt of this transfer
+  bool is_committing_ = false;  // from now on the operation's errors say how things are
+  bool is_defined_ = false;     // on the receiving host, by an earlier attempt
   TransferStateFile state_file_;
   TransferState state_;
   Preflight preflight_;
@@ -111,6 +114,7 @@ class Transfer::Work {
   Placement placement_;
   std::vector<FileChange> documents_;
   std::map<std::string, ImageNeed> needed_;  // of the source, by other domains
+  std::string documents_checksum_;           // of the source's
   uint64_t total_ = 0;                       // bytes of progress
   uint64_t before_ = 0;                      // of it, by files that are done
 };
@@ -136,30 +140,6 @@ Result<void> Transfer::Work::check_source() {
   return {};
 }
 
-// Files that are not this machine's alone stay where the others look for them.
-bool Transfer::Work::stays_put(const MachineFile& file) const {
-  if (!file.is_removable || needed_.contains(file.host_path)) return true;
-  if (file.role == FileRole::kNvram || file.role == FileRole::kTpm) return true;
-  return std::filesystem::path(file.path).parent_path() == request_.images_directory;
-}
-
-// And what they stand on: they record where that is.
-std::set<std::string> Transfer::Work::files_that_stay() {
-  std::set<std::string> staying;
-  for (const MachineFile& file : inventory_.files) {
-    if (stays_put(file)) staying.insert(file.path);
-  }
-  for (size_t before = 0; before != staying.size();) {
-    before = staying.size();
-    for (const MachineFile& file : inventory_.files) {
-      const MachineFile* below = staying.contains(file.path) ? inventory_.find(file.backing) : nullptr;
-      if (below == nullptr || !staying.insert(below->path).second) continue;
-      operation_->plan().notes.push_back(fmt::format("{} stays, {} stands on it, which stays", below->path, file.path));
-    }
-  }
-  return staying;
-}
-
 Result<void> Transfer::Work::check_target(const DomainDocument& moved) {
   if (is_relocation_) return {};
   if (TRY(target_.definitions().exists(request_.domain))) {
@@ -183,61 +163,22 @@ Result<void> Transfer::Work::check_target(const DomainDocument& moved) {
   return {};
 }
 
-Result<void> Transfer::Work::check_documents() const {
-  const auto check = [&](const std::string& path) -> Result<void> {
-    const ManifestFile* file = request_.manifest->find(path);
-    if (file == nullptr) return make_error(ErrorKind::kCorrupt, fmt::format("the manifest does not list {}", path));
-    const std::string text = TRY(read_file(TRY(source_.layout().resolve(path)), xml::kMaxDocumentSize));
-    if (TRY(checksum_of(text)) == file->sha256) return {};
-    return make_error(ErrorKind::kCorrupt,
-                      fmt::format("{} is not what the manifest says", source_.layout().shown(path)))
-        .with_note(
-            "it was changed after the export, or damaged; without the manifest, `varve vm move --to` takes the "
-            "machine as it is");
-  };
-  TRY(check(Layout::definition(request_.domain)));
-  for (const SnapshotDocument& snapshot : inventory_.snapshots) {
-    TRY(check(Layout::snapshot(request_.domain, snapshot.name())));
+// That the source can go in the end.
+void Transfer::Work::check_removal() {
+  refuse_checkpoints(source_, request_.domain, preflight_);
+  WriteAccess access(source_.layout());
+  const std::string definition = Layout::definition(request_.domain);
+  if (source_.writer().writes_file(definition)) {
+    preflight_.accept(access.check(definition, FileFate::kDocumentRemoved));
   }
-  return {};
+  for (const MachineFile& file : inventory_.files) {
+    if (is_going(file)) preflight_.accept(access.check(file.path, FileFate::kImageRemoved));
+  }
 }
 
-Result<void> Transfer::Work::check_manifest() {
-  if (!request_.manifest) return {};
-  preflight_.accept(check_documents());
-  std::set<std::string> taken;
-  for (const MachineFile& file : inventory_.files) {
-    taken.insert(file.path);
-    const ManifestFile* listed = request_.manifest->find(file.path);
-    if (listed == nullptr) {
-      preflight_.refuse(make_error(ErrorKind::kCorrupt, fmt::format("the manifest does not list {}, which the machine "
-                                                                    "needs",
-                                                                    file.path)));
-    } else if (listed->size_bytes != file.stamp.size) {
-      preflight_.refuse(make_error(ErrorKind::kCorrupt,
-                                   fmt::format("{} has {} bytes, and the manifest says {}",
-                                               source_.layout().shown(file.path), file.stamp.size, listed->size_bytes))
-                            .with_note("the export was cut short, or changed afterwards"));
-    } else if (source_.layout().shown(file.path) != file.host_path) {
-      preflight_.refuse(make_error(ErrorKind::kRefused, fmt::format("{} is reached through a symbolic link, and an "
-                                                                    "export has none",
-                                                                    source_.layout().shown(file.path))));
-    }
-  }
-  for (const ManifestFile& file : request_.manifest->files) {
-    if (file.role == FileRole::kDefinition || file.role == FileRole::kSnapshot) {
-      if (!source_.layout().resolve(file.path)) {
-        preflight_.refuse(make_error(ErrorKind::kCorrupt, fmt::format("{} is missing, which the manifest lists",
-                                                                      source_.layout().shown(file.path))));
-      }
-    } else if (!taken.contains(file.path)) {
-      operation_->plan().notes.push_back(
-          fmt::format("{} is listed in the manifest, but no part of the machine: it is "
-                      "not imported",
-                      file.path));
-    }
-  }
-  return {};
+// With the source. What is known as a backing file only may be others' whose images can't be looked into now.
+bool Transfer::Work::is_going(const MachineFile& file) const {
+  return file.is_removable && file.role != FileRole::kBackingImage && !needed_.contains(file.host_path);
 }
 
 void Transfer::Work::describe(const std::vector<FileChange>& documents) {
@@ -278,7 +219,9 @@ Result<void> Transfer::Work::prepare() {
   TRY(check_source());
   state_ = TRY(state_file_.load());
   is_continued_ = state_.purpose == verb(request_.purpose) && state_.uuid == definition_->uuid();
-  const std::set<std::string> staying = is_relocation_ ? files_that_stay() : std::set<std::string>();
+  const std::set<std::string> staying =
+      is_relocation_ ? files_that_stay(inventory_, request_.images_directory, needed_, operation_->plan())
+                     : std::set<std::string>();
   placement_ = place(inventory_, target_, request_.images_directory,
                      [&](const MachineFile& file) { return staying.contains(file.path); });
   if (is_relocation_ && placement_.files.empty()) {
@@ -287,9 +230,15 @@ Result<void> Transfer::Work::prepare() {
             .with_note(fmt::format("`varve where '{}'` shows where they are", request_.domain)));
   }
   const MovedDocuments moved = TRY(move_documents(*definition_, inventory_, placement_));
+  std::string texts = definition_->to_file();
+  for (const SnapshotDocument& snapshot : inventory_.snapshots) texts += snapshot.to_file();
+  documents_checksum_ = TRY(checksum_of(texts));
   is_defined_ = TRY(is_defined_there());
   TRY(check_target(moved.definition));
-  TRY(check_manifest());
+  if (request_.manifest) {
+    check_manifest(*request_.manifest, source_.layout(), inventory_, preflight_, operation_->plan());
+  }
+  if (request_.purpose == TransferPurpose::kMove && !is_relocation_) check_removal();
 
   if (!is_relocation_ || moved.definition.to_file() != definition_->to_file()) {
     documents_.push_back(target_.definitions().saving(moved.definition));
@@ -301,7 +250,21 @@ Result<void> Transfer::Work::prepare() {
   check_place(placement_, documents_, target_, state_, preflight_);
   TRY(std::move(preflight_).finish());
   describe(documents_);
-  if (is_relocation_) operation_->expect_definition(*definition_);
+  if (is_relocation_) {
+    operation_->expect_definition(*definition_);
+    // The copies took their time.
+    operation_->expect([this]() -> Result<void> {
+      const auto needed = TRY(images_needed(source_, request_.domain));
+      for (const PlacedFile& placed : placement_.files) {
+        const auto need = needed.find(placed.file->host_path);
+        if (need == needed.end()) continue;
+        return make_error(ErrorKind::kInUse,
+                          fmt::format("domain '{}' needs {} by now", need->second.domain, placed.file->path))
+            .with_note("give the command again, and it stays");
+      }
+      return {};
+    });
+  }
   operation_->expect([this]() -> Result<void> {
     if (request_.takes_files) return {};
     for (const MachineFile& file : inventory_.files) TRY(check_unchanged(file));
@@ -330,6 +293,10 @@ TransferredFile* Transfer::Work::whole(const PlacedFile& placed) {
   return is_there ? known : nullptr;
 }
 
+bool Transfer::Work::is_source(const std::string& path) const {
+  return std::ranges::find(inventory_.files, path, &MachineFile::host_path) != inventory_.files.end();
+}
+
 // What an earlier attempt began that put its files elsewhere. One that came to its end may have left its state: then
 // its files are some domain's by now.
 Result<void> Transfer::Work::drop_leftovers() {
@@ -341,18 +308,20 @@ Result<void> Transfer::Work::drop_leftovers() {
     if (is_planned(file)) continue;
     if (const auto part = target_.layout().resolve(part_path(file.path))) TRY(remove_file_durably(*part));
     const auto there = target_.layout().resolve(file.path);
-    if (!there || needed.contains(*there) || !is_copied_file(target_.layout(), file.path, file)) continue;
+    if (!there || needed.contains(*there) || is_source(*there)) continue;
+    if (!is_copied_file(target_.layout(), file.path, file)) continue;
     TRY(remove_file_durably(*there));
   }
   std::erase_if(state_.files, [&](const TransferredFile& file) { return !is_planned(file); });
   state_.purpose = verb(request_.purpose);
   state_.uuid = definition_->uuid();
+  state_.documents.clear();
   return state_file_.save(state_);
 }
 
 // An earlier attempt of this transfer has come so far that only what comes after it is left.
 Result<bool> Transfer::Work::is_defined_there() const {
-  if (is_relocation_ || !is_continued_) return false;
+  if (is_relocation_ || !is_continued_ || state_.documents != documents_checksum_) return false;
   if (!TRY(target_.definitions().exists(request_.domain))) return false;
   if (TRY(target_.definitions().load(request_.domain)).uuid() != definition_->uuid()) return false;
   for (const PlacedFile& placed : placement_.files) {
@@ -381,6 +350,12 @@ CopyObserver Transfer::Work::observer_of(Checksum& checksum, const Watch& watch)
 Result<void> Transfer::Work::copy(const PlacedFile& placed, const Watch& watch) {
   target_.journal().step(fmt::format("copy {}", placed.path));
   TransferredFile* entry = state_.find(placed.path);
+  // An earlier attempt came so far as to give a copy its name, and the source is another one by now.
+  if (entry != nullptr && is_copied_file(target_.layout(), placed.path, *entry)) {
+    const std::string old = TRY(target_.layout().resolve(placed.path));
+    if (is_source(old)) return make_error(ErrorKind::kInternal, fmt::format("{} would be copied onto itself", old));
+    TRY(remove_file_durably(old));
+  }
   if (entry == nullptr) entry = &state_.files.emplace_back();
   *entry = {.path = placed.path,
             .source_path = placed.file->path,
@@ -459,7 +434,9 @@ Result<void> Transfer::Work::verify(const PlacedFile& placed, const Watch& watch
 // Gives the copy its backing file's new name, and its own.
 Result<void> Transfer::Work::settle(const PlacedFile& placed) {
   TransferredFile& entry = *state_.find(placed.path);
-  if (is_copied_file(target_.layout(), placed.path, entry)) return {};
+  if (!target_.layout().resolve(part_path(placed.path)) && is_copied_file(target_.layout(), placed.path, entry)) {
+    return {};
+  }
   target_.journal().step(fmt::format("settle {}", placed.path));
   if (!placed.backing_name.empty() && !entry.is_settled) {
     entry.is_whole = false;  // neither what was read nor what it is to be, until the next line of the state
@@ -497,9 +474,16 @@ Result<void> Transfer::Work::work(const Watch& watch) {
   if (is_relocation_) {
     for (MachineFile& file : inventory_.files) file.file.reset();
   }
+  state_.documents = documents_checksum_;
+  TRY(state_file_.save(state_));
+  is_committing_ = true;
   TRY(operation_->run());
   // As long as the state is there, the same command goes on with what its caller does next.
-  return is_relocation_ ? state_file_.remove() : Result<void>();
+  if (!is_relocation_) return {};
+  if (const auto removed = state_file_.remove(); !removed) {
+    operation_->plan().notes.push_back(fmt::format("done, but for a note that is left: {}", removed.error().message));
+  }
+  return {};
 }
 
 Result<void> Transfer::Work::run(const Watch& watch) {
@@ -507,6 +491,7 @@ Result<void> Transfer::Work::run(const Watch& watch) {
   if (worked) return {};
   const std::string failure = failure_of(request_);
   const bool says_so = worked.error().message.starts_with(failure);
+  if (is_committing_) return std::move(worked).error();  // which says what is the case
   return (says_so ? std::move(worked).error() : std::move(worked).error().context(failure))
       .with_note("the source is as it was; the same command goes on with what is copied already");
 }
@@ -533,22 +518,29 @@ Result<std::vector<std::string>> Transfer::Work::remove_source() {
   UndefineDomainRequest request{.domain = request_.domain, .snapshots = true, .storage = true, .files = {}};
   for (MachineFile& file : inventory_.files) {
     file.file.reset();
-    if (file.is_removable) request.files.push_back(file.path);
+    if (is_going(file)) request.files.push_back(file.path);
   }
   source_lock_.reset();
   Operation removal = TRY(plan_undefine_domain(source_, request));
   needed_ = TRY(images_needed(source_, request_.domain));
   removal.expect([this]() -> Result<void> {
     for (const MachineFile& file : inventory_.files) {
-      if (file.is_removable && !needed_.contains(file.host_path)) TRY(check_unchanged(file));
+      if (is_going(file)) TRY(check_unchanged(file));
     }
     return {};
   });
   removal.expect_definition(*definition_);
   TRY(removal.check());
   TRY(removal.run());
-  TRY(state_file_.remove());
-  return removal.plan().notes;
+  std::vector<std::string> notes = removal.plan().notes;
+  for (const MachineFile& file : inventory_.files) {
+    if (file.role != FileRole::kBackingImage) continue;
+    notes.push_back(fmt::format("{} stays: other machines may stand on it; remove it if none does", file.path));
+  }
+  if (const auto removed = state_file_.remove(); !removed) {
+    notes.push_back(fmt::format("done, but for a note that is left: {}", removed.error().message));
+  }
+  return notes;
 }
 
 Transfer::Transfer(std::unique_ptr<Work> work) : work_(std::move(work)) {}

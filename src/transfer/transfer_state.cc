@@ -30,6 +30,7 @@ TransferState state_from(const json& document) {
   TransferState state;
   state.purpose = document.at("purpose").get<std::string>();
   state.uuid = document.at("uuid").get<std::string>();
+  state.documents = document.at("documents").get<std::string>();
   for (const json& entry : document.at("files")) {
     state.files.push_back({.path = entry.at("path").get<std::string>(),
                            .source_path = entry.at("from").get<std::string>(),
@@ -81,7 +82,8 @@ Result<void> TransferStateFile::save(const TransferState& state) const {
                      {"copied", to_json(file.copied)},
                      {"settled", file.is_settled}});
   }
-  const json document = {{"purpose", state.purpose}, {"uuid", state.uuid}, {"files", std::move(files)}};
+  const json document = {
+      {"purpose", state.purpose}, {"uuid", state.uuid}, {"documents", state.documents}, {"files", std::move(files)}};
   return apply(layout_,
                {.path = root_path(), .contents = document.dump(1, ' ', false, json::error_handler_t::replace)});
 }

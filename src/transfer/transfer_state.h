@@ -23,8 +23,9 @@ struct TransferredFile {
 };
 
 struct TransferState {
-  std::string purpose;  // what the transfer was for: checksums are of other kinds; empty: none is under way
-  std::string uuid;     // of the domain
+  std::string purpose;    // what the transfer was for: checksums are of other kinds; empty: none is under way
+  std::string uuid;       // of the domain
+  std::string documents;  // checksum of the source's documents when they were written there; empty: they were not
   std::vector<TransferredFile> files;
 
   TransferredFile* find(const std::string& path);

@@ -128,5 +128,30 @@ TEST_F(TransferCrashTest, IsWholeSomewhereAndGoesOn) {
   EXPECT_GE(on_target, 3);
 }
 
+// What an earlier attempt has copied, and even given its name, is not taken for what the source is now.
+TEST_F(TransferCrashTest, ASourceThatHasChangedMeanwhileIsCopiedAnew) {
+  int moved = 0;
+  int refused = 0;
+  for (int step = 0; step < 100 && !HasFailure(); ++step) {
+    SCOPED_TRACE(testing::Message() << "stopped before step " << step);
+    restore();
+    if (move(step) != kStopped) break;
+    if (!fs::exists(source() + "/etc/libvirt/qemu/vm.xml")) continue;
+    const std::string image = image_path(source(), 0);
+    if (run({"qemu-io", "-f", "qcow2", "-c", "write -P 0x77 0 64k", image}).exit_code != 0) continue;
+    fs::copy_file(image, dir_ / "now", fs::copy_options::overwrite_existing);
+    count_examined_states();
+    if (move() == 0) {
+      ++moved;
+      run_ok({"qemu-img", "compare", dir_ / "now", target() + "/srv/all/vm.qcow2"});
+    } else if (fs::exists(source() + "/etc/libvirt/qemu/vm.xml")) {
+      ++refused;  // the other host has it already, as it was before
+      run_ok({"qemu-img", "compare", dir_ / "now", image});
+    }
+  }
+  EXPECT_GE(moved, 8);
+  EXPECT_GE(refused, 1);
+}
+
 }  // namespace
 }  // namespace varve::test
