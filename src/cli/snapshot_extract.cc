@@ -13,6 +13,7 @@
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/local_host.h"
+#include "cli/plan_text.h"
 #include "cli/snapshot_points.h"
 #include "image/convert.h"
 #include "image/create.h"
@@ -90,8 +91,10 @@ Result<ExitCode> extract(Context& context, const ExtractRequest& request) {
   if (context.options.dry_run) {
     struct stat there{};
     if (::lstat(request.target.c_str(), &there) == 0) TRY(claim(request.target));
-    context.output.print(fmt::format("Would copy disk {} of snapshot '{}', {} in size, to {}.\n", visible(disk.target),
-                                     visible(request.name), format_size(point->size()), visible(request.target)));
+    Plan plan;
+    plan.title = fmt::format("extract disk {} of snapshot '{}' of '{}'", disk.target, request.name, request.domain);
+    plan.steps.push_back(fmt::format("copy it, {} in size, to {}", format_size(point->size()), request.target));
+    print_plan(context.output, context.options.json, plan);
     return ExitCode::kDone;
   }
   TRY(claim(request.target));

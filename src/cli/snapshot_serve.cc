@@ -14,6 +14,7 @@
 #include "cli/interrupt.h"
 #include "cli/local_host.h"
 #include "cli/nbdkit.h"
+#include "cli/plan_text.h"
 #include "cli/snapshot_points.h"
 #include "nbd/export_spec.h"
 
@@ -102,11 +103,12 @@ Result<ExitCode> serve(Context& context, const ServeRequest& request) {
     }
   }
   if (context.options.dry_run) {
-    std::string text =
-        fmt::format("Would serve snapshot '{}' of '{}':\n", visible(request.name), visible(request.domain));
-    for (const ServedDisk& disk : disks)
-      text += fmt::format("  {}  {}\n", visible(disk.target), format_size(disk.size));
-    context.output.print(text);
+    Plan plan;
+    plan.title = fmt::format("serve snapshot '{}' of '{}'", request.name, request.domain);
+    for (const ServedDisk& disk : disks) {
+      plan.steps.push_back(fmt::format("serve disk {}, {}", disk.target, format_size(disk.size)));
+    }
+    print_plan(context.output, context.options.json, plan);
     return ExitCode::kDone;
   }
   const InterruptWatch watch;

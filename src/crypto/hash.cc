@@ -89,22 +89,33 @@ size_t digest_bytes(HashAlgorithm hash) {
   return entry_of(hash).digest_bytes;
 }
 
-struct Hasher::Context {
+struct DigestContext {
   Digest algorithm;
   EVP_MD_CTX* context = nullptr;
-  ~Context() { EVP_MD_CTX_free(context); }
+  DigestContext() = default;
+  DigestContext(const DigestContext&) = delete;
+  DigestContext& operator=(const DigestContext&) = delete;
+  ~DigestContext() { EVP_MD_CTX_free(context); }
 };
 
-Hasher::Hasher(std::unique_ptr<Context> context) : context_(std::move(context)) {}
+namespace {
+
+Result<std::unique_ptr<DigestContext>> context_for(HashAlgorithm hash) {
+  auto context = std::make_unique<DigestContext>();
+  context->algorithm = TRY(fetch(hash));
+  context->context = EVP_MD_CTX_new();
+  if (context->context == nullptr) return library_error("preparing a hash");
+  return context;
+}
+
+}  // namespace
+
+Hasher::Hasher(std::unique_ptr<DigestContext> context) : context_(std::move(context)) {}
 Hasher::Hasher(Hasher&&) noexcept = default;
 Hasher::~Hasher() = default;
 
 Result<Hasher> Hasher::make(HashAlgorithm hash) {
-  auto context = std::make_unique<Context>();
-  context->algorithm = TRY(fetch(hash));
-  context->context = EVP_MD_CTX_new();
-  if (context->context == nullptr) return library_error("preparing a hash");
-  return Hasher(std::move(context));
+  return Hasher(TRY(context_for(hash)));
 }
 
 Result<void> Hasher::digest(std::span<const std::byte> first, std::span<const std::byte> second,
@@ -119,21 +130,13 @@ Result<void> Hasher::digest(std::span<const std::byte> first, std::span<const st
   return {};
 }
 
-struct RunningHash::Context {
-  Digest algorithm;
-  EVP_MD_CTX* context = nullptr;
-  ~Context() { EVP_MD_CTX_free(context); }
-};
-
-RunningHash::RunningHash(std::unique_ptr<Context> context) : context_(std::move(context)) {}
+RunningHash::RunningHash(std::unique_ptr<DigestContext> context) : context_(std::move(context)) {}
 RunningHash::RunningHash(RunningHash&&) noexcept = default;
 RunningHash::~RunningHash() = default;
 
 Result<RunningHash> RunningHash::make(HashAlgorithm hash) {
-  auto context = std::make_unique<Context>();
-  context->algorithm = TRY(fetch(hash));
-  context->context = EVP_MD_CTX_new();
-  if (context->context == nullptr || EVP_DigestInit_ex2(context->context, context->algorithm.get(), nullptr) != 1) {
+  auto context = TRY(context_for(hash));
+  if (EVP_DigestInit_ex2(context->context, context->algorithm.get(), nullptr) != 1) {
     return library_error("preparing a hash");
   }
   return RunningHash(std::move(context));

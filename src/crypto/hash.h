@@ -19,6 +19,8 @@ std::optional<HashAlgorithm> hash_named(std::string_view name);
 const char* name_of(HashAlgorithm hash);
 size_t digest_bytes(HashAlgorithm hash);
 
+struct DigestContext;  // the library's
+
 // Hashes many small pieces with one fetched algorithm.
 class Hasher {
  public:
@@ -29,9 +31,8 @@ class Hasher {
   Result<void> digest(std::span<const std::byte> first, std::span<const std::byte> second, std::span<std::byte> digest);
 
  private:
-  struct Context;
-  explicit Hasher(std::unique_ptr<Context> context);
-  std::unique_ptr<Context> context_;
+  explicit Hasher(std::unique_ptr<DigestContext> context);
+  std::unique_ptr<DigestContext> context_;
 };
 
 // The digest of what comes in pieces.
@@ -45,9 +46,8 @@ class RunningHash {
   Result<void> finish(std::span<std::byte> digest);
 
  private:
-  struct Context;
-  explicit RunningHash(std::unique_ptr<Context> context);
-  std::unique_ptr<Context> context_;
+  explicit RunningHash(std::unique_ptr<DigestContext> context);
+  std::unique_ptr<DigestContext> context_;
 };
 
 // What PBKDF2 is asked for at most: the library counts in int.

@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <filesystem>
 
 #include "base/atomic_file.h"
 #include "base/paths.h"
@@ -44,6 +45,21 @@ Result<void> CopiedFile::change_backing_name(const std::string& name) {
 
 Result<FileStamp> CopiedFile::stamp() {
   return sync_and_stamp(*file_);
+}
+
+Result<void> check_backing_name(const Layout& layout, const std::string& image, const std::string& name,
+                                const std::string& backing) {
+  if (name.starts_with('/')) return {};
+  const std::string here = TRY(layout.resolve(directory_of(image)));
+  const std::string meant = TRY(layout.resolve(directory_of(backing)));
+  std::error_code failed;
+  const auto found = std::filesystem::canonical(directory_of(here + "/" + name), failed);
+  if (!failed && found == std::filesystem::path(meant)) return {};
+  return make_error(ErrorKind::kRefused,
+                    fmt::format("the backing file '{}' would not be found from {}: links lie on the "
+                                "way",
+                                name, layout.shown(image)))
+      .with_note("`--images DIRECTORY` puts all images into one directory");
 }
 
 Result<void> rename_new(const std::string& old_path, const std::string& new_path) {

@@ -28,6 +28,11 @@ class CopiedFile {
   std::shared_ptr<FileDevice> file_;
 };
 
+// That the backing file at the root path `backing` is what QEMU finds by a relative `name` that the image at the root
+// path `image` records: the name is made of paths, and links may lie on the way. kRefused.
+Result<void> check_backing_name(const Layout& layout, const std::string& image, const std::string& name,
+                                const std::string& backing);
+
 // Renames a file, by host paths; never onto another one (kAlreadyExists). Durable.
 Result<void> rename_new(const std::string& old_path, const std::string& new_path);
 

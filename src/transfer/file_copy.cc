@@ -18,6 +18,8 @@ namespace {
 constexpr uint64_t kPiece = uint64_t{1} << 20;
 // What is copied and observed at the same time: so much stays in the page cache from the one to the other.
 constexpr uint64_t kWindow = uint64_t{32} << 20;
+// Of a hole more: there is nothing to read. But somebody may want to see progress, or to stop it.
+constexpr uint64_t kHoleWindow = uint64_t{4} << 30;
 
 // Shows the observer what is in `extents` of the file.
 class Observing {
@@ -126,7 +128,7 @@ Result<void> for_each_window(FileDevice& file, const CopyObserver& observer,
     std::vector<Extent> extents = TRY(file.extents(window, size - window > kWindow ? kWindow : size - window));
     uint64_t end = extents.back().offset + extents.back().length;
     if (extents.size() == 1 && extents[0].kind != ExtentKind::kData) {
-      end = next_data(file, window, size);  // a hole is one, however long
+      end = std::min(next_data(file, window, size), window + kHoleWindow);
       extents[0].length = end - window;
     }
     TRY(work(extents));

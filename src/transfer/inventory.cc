@@ -49,7 +49,7 @@ class Taking {
   Inventory& inventory_;
   std::set<std::string> seen_;                  // paths
   std::set<std::string> missing_;               // paths
-  std::map<std::string, std::string> formats_;  // of disks, by path, as documents have them
+  std::map<std::string, std::string> formats_;  // of disks, by host path, as documents have them
 };
 
 // What a snapshot lacks it lacked before.
@@ -146,11 +146,13 @@ void Taking::add_disk(const Disk& disk, Need need, const std::string& whose) {
   if (!layout().resolve(disk.source)) return missing(what, disk.source, is_medium ? Need::kThen : need);
   const LockRequest lock = disk.format == "qcow2" ? LockRequest::format_reader() : LockRequest::raw_reader();
   add_file(disk.source, FileRole::kImage, lock, !is_medium);
-  const auto file = std::ranges::find(inventory_.files, disk.source, &MachineFile::path);
-  if (file == inventory_.files.end()) return;  // refused, or known by another name
+  // Whatever name it came by.
+  const std::string host_path = layout().resolve(disk.source).value_or("");
+  const auto file = std::ranges::find(inventory_.files, host_path, &MachineFile::host_path);
+  if (file == inventory_.files.end()) return;  // refused
   // What was found below another image is this machine's own if it is a disk of one of its snapshots.
   if (file->role == FileRole::kBackingImage && !is_medium) file->role = FileRole::kImage;
-  const auto [format, is_new] = formats_.try_emplace(disk.source, disk.format);
+  const auto [format, is_new] = formats_.try_emplace(host_path, disk.format);
   if (!is_new && format->second != disk.format) {
     preflight_.refuse(make_error(ErrorKind::kRefused,
                                  fmt::format("{} is {} here and {} elsewhere in the machine's documents: {}", what,
@@ -165,7 +167,8 @@ void Taking::add_disk(const Disk& disk, Need need, const std::string& whose) {
   }
   if (disk.format != "qcow2") return;
   FileDevice& image = *file->file;
-  add_chain(disk.source, image, what);
+  const std::string path = file->path;
+  add_chain(path, image, what);
 }
 
 void Taking::add_nvram(const DomainDocument& definition, Need need) {
@@ -219,6 +222,7 @@ void Taking::add_snapshot(const SnapshotDocument& snapshot) {
   }
   if (const SnapshotMemory memory = snapshot.memory(); memory.mode == SnapshotMode::kExternal) {
     if (layout().resolve(memory.file)) {
+      inventory_.has_memory_files = true;
       add_file(memory.file, FileRole::kMemory, LockRequest::none(), true);
     } else {
       missing(whose + "its memory", memory.file, Need::kThen);

@@ -37,6 +37,7 @@ struct Inventory {
   // Paths that documents name, where the file has another one: it has moved since.
   std::vector<std::pair<std::string, std::string>> aliases;
   std::vector<std::string> notes;  // what is not taken along
+  bool has_memory_files = false;   // of snapshots: libvirt has written the definition of that time into them
 
   const MachineFile* find(const std::string& path) const;
 };

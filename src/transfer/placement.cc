@@ -145,6 +145,7 @@ void PlaceCheck::check_size(const PlacedFile& placed, const std::string& directo
                                              format_size(*limits.max_file_bytes + 1)))
                           .with_note("format the drive with ext4, XFS, btrfs or exFAT, or take another one"));
   }
+  if (placed.is_renamed) return;
   uint64_t bytes = limits.has_holes ? placed.file->data_bytes : size;
   for (const std::string& path : {placed.path, part_path(placed.path)}) {
     struct stat status;
@@ -262,6 +263,19 @@ void check_place(const Placement& placement, const std::vector<FileChange>& docu
   for (const PlacedFile& placed : placement.files) check.check(placed);
   for (const FileChange& document : documents) check.check_document(document.path);
   check.finish();
+}
+
+Result<void> check_not_needed(const Placement& placement, const Host& target, Preflight& preflight) {
+  const auto needed = TRY(images_needed(target, ""));
+  for (const PlacedFile& placed : placement.files) {
+    const auto there = target.layout().resolve(placed.path);
+    const auto need = there ? needed.find(*there) : needed.end();
+    if (need == needed.end()) continue;
+    preflight.refuse(make_error(ErrorKind::kAlreadyExists,
+                                fmt::format("domain '{}' needs {} there by now", need->second.domain, placed.path))
+                         .with_note("`--images DIRECTORY` puts the images elsewhere"));
+  }
+  return {};
 }
 
 Result<MovedDocuments> move_documents(const DomainDocument& definition, const Inventory& inventory,

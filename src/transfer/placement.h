@@ -22,6 +22,7 @@ struct PlacedFile {
   const MachineFile* file = nullptr;
   std::string path;          // a root path of the receiving host
   std::string backing_name;  // what the copy has to record as its backing file; empty: what it records already
+  bool is_renamed = false;   // rather than copied: it takes no space
 };
 
 struct Placement {
@@ -48,6 +49,10 @@ Placement place_in_archive(const Inventory& inventory);
 // where there is too little space. Files that `state` has are not counted again.
 void check_place(const Placement& placement, const std::vector<FileChange>& documents, const Host& target,
                  const TransferState& state, Preflight& preflight);
+
+// Refuses where a domain of the receiving host needs a file that is there: an earlier attempt gave a copy its name, and
+// it is another machine's by now.
+Result<void> check_not_needed(const Placement& placement, const Host& target, Preflight& preflight);
 
 // The temporary name of a copy.
 std::string part_path(const std::string& path);

@@ -66,7 +66,6 @@ class Transfer::Work {
 
   Result<void> prepare();
   Plan& plan() { return operation_->plan(); }
-  uint64_t bytes_to_copy() const;
   Result<void> run(const Watch& watch);
   Result<Manifest> manifest(int64_t now_sec) const;
   Result<void> finish() const { return state_file_.remove(); }
@@ -76,6 +75,7 @@ class Transfer::Work {
   Result<void> lock();
   Result<void> check_source();
   Result<void> check_target(const DomainDocument& moved);
+  void expect_what_was_planned();
   Result<bool> is_defined_there() const;
   void check_removal();
   bool is_going(const MachineFile& file) const;
@@ -204,6 +204,38 @@ void Transfer::Work::describe(const std::vector<FileChange>& documents) {
     for (const PlacedFile& placed : placement_.files) operation_->remove_image(placed.file->path);
   }
   plan.notes.insert(plan.notes.end(), inventory_.notes.begin(), inventory_.notes.end());
+  const bool any_elsewhere =
+      std::ranges::any_of(placement_.moved, [](const auto& moved) { return moved.first != moved.second; });
+  if (inventory_.has_memory_files && any_elsewhere) {
+    plan.notes.emplace_back("files with the memory of a snapshot hold the definition of that time, with the old paths");
+  }
+}
+
+// Asked right before the record is written: the copies took their time.
+void Transfer::Work::expect_what_was_planned() {
+  operation_->expect([this]() -> Result<void> {
+    if (request_.takes_files) return {};
+    for (const MachineFile& file : inventory_.files) TRY(check_unchanged(file));
+    return {};
+  });
+  if (!is_relocation_) return;
+  operation_->expect_definition(*definition_);
+  operation_->expect([this]() -> Result<void> {
+    const auto needed = TRY(images_needed(source_, request_.domain));
+    for (const PlacedFile& placed : placement_.files) {
+      const auto need = needed.find(placed.file->host_path);
+      if (need == needed.end()) continue;
+      return make_error(ErrorKind::kInUse,
+                        fmt::format("domain '{}' needs {} by now", need->second.domain, placed.file->path))
+          .with_note("give the command again, and it stays");
+    }
+    if (TRY(source_.state(request_.domain)) != DomainState::kShutOff) {
+      return make_error(ErrorKind::kInUse, fmt::format("somebody has started '{}' meanwhile", request_.domain));
+    }
+    // What is removed must not be open. Nobody could use it until now.
+    for (MachineFile& file : inventory_.files) file.file.reset();
+    return {};
+  });
 }
 
 Result<void> Transfer::Work::prepare() {
@@ -247,37 +279,19 @@ Result<void> Transfer::Work::prepare() {
     if (is_relocation_ && moved.snapshots[i].to_file() == inventory_.snapshots[i].to_file()) continue;
     documents_.push_back(target_.metadata().saving(request_.domain, moved.snapshots[i]));
   }
+  for (PlacedFile& placed : placement_.files) {
+    struct stat status;
+    const auto directory = target_.layout().nearest_existing(placed.path);
+    placed.is_renamed = request_.takes_files && directory && ::stat(directory->c_str(), &status) == 0 &&
+                        status.st_dev == placed.file->stamp.device;
+  }
+  if (!is_defined_ && !state_.files.empty()) TRY(check_not_needed(placement_, target_, preflight_));
   check_place(placement_, documents_, target_, state_, preflight_);
   TRY(std::move(preflight_).finish());
   describe(documents_);
-  if (is_relocation_) {
-    operation_->expect_definition(*definition_);
-    // The copies took their time.
-    operation_->expect([this]() -> Result<void> {
-      const auto needed = TRY(images_needed(source_, request_.domain));
-      for (const PlacedFile& placed : placement_.files) {
-        const auto need = needed.find(placed.file->host_path);
-        if (need == needed.end()) continue;
-        return make_error(ErrorKind::kInUse,
-                          fmt::format("domain '{}' needs {} by now", need->second.domain, placed.file->path))
-            .with_note("give the command again, and it stays");
-      }
-      return {};
-    });
-  }
-  operation_->expect([this]() -> Result<void> {
-    if (request_.takes_files) return {};
-    for (const MachineFile& file : inventory_.files) TRY(check_unchanged(file));
-    return {};
-  });
+  expect_what_was_planned();
   for (const PlacedFile& placed : placement_.files) total_ += placed.file->stamp.size * (request_.verifies ? 2 : 1);
   return operation_->check();
-}
-
-uint64_t Transfer::Work::bytes_to_copy() const {
-  uint64_t bytes = 0;
-  for (const PlacedFile& placed : placement_.files) bytes += placed.file->data_bytes;
-  return bytes;
 }
 
 // Of an earlier attempt whose source is the same still.
@@ -438,6 +452,10 @@ Result<void> Transfer::Work::settle(const PlacedFile& placed) {
     return {};
   }
   target_.journal().step(fmt::format("settle {}", placed.path));
+  if (const auto below = placement_.moved.find(placed.file->backing); below != placement_.moved.end()) {
+    const std::string& name = placed.backing_name.empty() ? placed.file->recorded_backing : placed.backing_name;
+    TRY(check_backing_name(target_.layout(), placed.path, name, below->second));
+  }
   if (!placed.backing_name.empty() && !entry.is_settled) {
     entry.is_whole = false;  // neither what was read nor what it is to be, until the next line of the state
     TRY(state_file_.save(state_));
@@ -470,10 +488,6 @@ Result<void> Transfer::Work::work(const Watch& watch) {
     before_ += placed.file->stamp.size;
   }
   for (const PlacedFile& placed : placement_.files) TRY(settle(placed));
-  // What is removed must not be open.
-  if (is_relocation_) {
-    for (MachineFile& file : inventory_.files) file.file.reset();
-  }
   state_.documents = documents_checksum_;
   TRY(state_file_.save(state_));
   is_committing_ = true;
@@ -555,10 +569,6 @@ Result<Transfer> Transfer::plan(Host& source, Host& target, TransferRequest requ
 
 Plan& Transfer::plan() {
   return work_->plan();
-}
-
-uint64_t Transfer::bytes_to_copy() const {
-  return work_->bytes_to_copy();
 }
 
 Result<void> Transfer::run(const Watch& watch) {

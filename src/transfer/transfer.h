@@ -42,9 +42,6 @@ class Transfer {
   ~Transfer();
 
   Plan& plan();
-  // Bytes of data in the files that are copied, without what an earlier attempt has copied.
-  uint64_t bytes_to_copy() const;
-
   // Progress counts bytes of files. On failure the error says that the same command goes on.
   Result<void> run(const Watch& watch);
   // After run(), between two hosts: nothing else is left to do; the state of the transfer goes.

@@ -137,7 +137,7 @@ TEST_F(NbdkitServeCommandTest, OnAPort) {
 
 TEST_F(NbdkitServeCommandTest, ADryRunServesNothing) {
   EXPECT_THAT(host_.varve_ok({"--dry-run", "snapshot", "serve", kDomain, kSnapshot}),
-              AllOf(HasSubstr("Would serve"), HasSubstr("vda  64 MiB")));
+              AllOf(HasSubstr("Would serve"), HasSubstr("disk vda, 64 MiB")));
 }
 
 // A client that does not let go does not keep the command from ending.

@@ -75,7 +75,7 @@ TEST_F(SnapshotExtractCommandTest, WhatIsNotClearIsAsked) {
 TEST_F(SnapshotExtractCommandTest, ADryRunMakesNothing) {
   const std::string said =
       host_.varve_ok({"--dry-run", "snapshot", "extract", "vm", kSnapshot, dir_ / "out.raw", "--disk", "vda"});
-  EXPECT_THAT(said, AllOf(HasSubstr("Would copy disk vda"), HasSubstr("64 MiB")));
+  EXPECT_THAT(said, AllOf(HasSubstr("Would extract disk vda"), HasSubstr("64 MiB")));
   EXPECT_FALSE(std::filesystem::exists(dir_ / "out.raw"));
 }
 

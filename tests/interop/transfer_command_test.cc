@@ -213,6 +213,56 @@ TEST_F(TransferCommandTest, DocumentsThatContradictEachOtherAreRefused) {
   EXPECT_THAT(result.err, HasSubstr("elsewhere in the machine's documents"));
 }
 
+// The name of a backing file is made of paths, and QEMU follows links.
+TEST_F(TransferCommandTest, ABackingFileThatLinksHideIsNotLostFromSight) {
+  std::filesystem::create_directories(host_.root() + "/srv");
+  test::run_ok({"qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "../var/lib/libvirt/images/" + image(),
+                host_.root() + "/srv/top.qcow2"});
+  host_.varve_ok({"vm", "create", "clone", "--disk", "/srv/top.qcow2,format=qcow2"});
+  std::filesystem::create_directories(other_.root() + "/deep/er/still");
+  std::filesystem::create_symlink("deep/er/still", other_.root() + "/srv");
+  const ProcessResult result = host_.varve({"vm", "export", "clone", other_.root()});
+  EXPECT_EQ(result.exit_code, 3) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("links lie on the way"));
+  EXPECT_FALSE(std::filesystem::exists(other_.definition("clone")));
+}
+
+TEST_F(TransferCommandTest, WhatAnInterruptedTransferLeftMayBeAnotherMachinesByNow) {
+  // As after a crash between the names and the record.
+  const std::string state = "/var/lib/varve/transfer/" + std::string(kName) + ".json";
+  host_.varve_ok({"vm", "export", kName, other_.root()});
+  const std::string uuid = host_.varve_json({"vm", "show", kName})["uuid"];
+  json files = json::array();
+  for (const std::string& file : {image(), std::string(kName) + "-2.qcow2"}) {
+    struct stat from{};
+    struct stat to{};
+    ASSERT_EQ(::stat(host_.image(file).c_str(), &from), 0);
+    ASSERT_EQ(::stat(other_.image(file).c_str(), &to), 0);
+    const auto stamp = [](const struct stat& s) {
+      return json{{"inode", s.st_ino}, {"size", s.st_size}, {"mtime", s.st_mtim.tv_sec}, {"nsec", s.st_mtim.tv_nsec}};
+    };
+    files.push_back({{"path", "/var/lib/libvirt/images/" + file},
+                     {"from", "/var/lib/libvirt/images/" + file},
+                     {"source", stamp(from)},
+                     {"whole", true},
+                     {"checksum", std::string(64, '0')},
+                     {"copied", stamp(to)},
+                     {"settled", false}});
+  }
+  std::filesystem::remove(other_.definition(kName));
+  std::filesystem::remove_all(other_.root() + "/var/lib/libvirt/qemu/snapshot/" + kName);
+  test::run_ok(
+      {"cp",
+       dir_.write("state", json{{"purpose", "export"}, {"uuid", uuid}, {"documents", ""}, {"files", files}}.dump()),
+       other_.root() + state});
+  other_.varve_ok({"vm", "create", "heir", "--disk", "/var/lib/libvirt/images/" + image() + ",format=qcow2"});
+  const auto before = other_.contents();
+  const ProcessResult result = host_.varve({"vm", "export", kName, other_.root()});
+  EXPECT_EQ(result.exit_code, 3) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("domain 'heir' needs"));
+  EXPECT_EQ(other_.contents(), before);
+}
+
 TEST_F(TransferCommandTest, ADirectoryMayBeNamedAsAHost) {
   host_.varve_ok({"vm", "export", kName, "dir:" + (dir_ / "drive")});
   other_.varve_ok({"vm", "import", "dir:" + (dir_ / "drive")});
