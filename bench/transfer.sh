@@ -3,7 +3,7 @@
 # shellcheck shell=bash disable=SC2154
 
 section_transfer() {
-  local number round host=$folder/host
+  local number round host=$folder/host dirtied=3072
   local images=$host/var/lib/libvirt/images
   by_us() { "$build/varve" -q -c "dir:$host" "$@"; }
   by_us vm create vm --disk 8G --disk 8G
@@ -15,6 +15,7 @@ section_transfer() {
   done
   sync "$images"/*
   for ((round = 1; round <= rounds; ++round)); do
+    into_page_cache "$images"/*
     rm -rf "$folder/out"
     measure varve-export "$build/varve" -q -c "dir:$host" vm export vm "$folder/out"
     rm -rf "$folder/out"
