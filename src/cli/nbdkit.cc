@@ -4,13 +4,9 @@
 #include <fmt/format.h>
 #include <netdb.h>
 #include <netinet/in.h>
-#include <poll.h>
-#include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -30,18 +26,6 @@ namespace {
 constexpr const char* kPluginFile = "nbdkit-varve-plugin.so";
 constexpr int kFirstPassedFd = 3;  // sd_listen_fds(3)
 constexpr int kBacklog = 64;
-
-std::string in_path(const std::string& program) {
-  const char* path = std::getenv("PATH");
-  std::string_view rest = path == nullptr ? "/usr/local/bin:/usr/bin:/bin" : path;
-  while (!rest.empty()) {
-    const size_t end = std::min(rest.find(':'), rest.size());
-    const std::string candidate = std::string(rest.substr(0, end)) + "/" + program;
-    if (candidate.starts_with('/') && ::access(candidate.c_str(), X_OK) == 0) return candidate;
-    rest.remove_prefix(std::min(end + 1, rest.size()));
-  }
-  return {};
-}
 
 std::string plugin_file() {
   std::error_code error;
@@ -72,13 +56,6 @@ std::vector<std::string> environment_for(size_t sockets) {
   return words;
 }
 
-std::vector<char*> pointers_to(std::vector<std::string>& words) {
-  std::vector<char*> pointers;
-  for (std::string& word : words) pointers.push_back(word.data());
-  pointers.push_back(nullptr);
-  return pointers;
-}
-
 // In the new process: only what is allowed between fork and exec.
 [[noreturn]] void become(const char* program, char* const* arguments, char* const* environment, char* pid_word,
                          const std::vector<UniqueFd>& fds) {
@@ -95,7 +72,7 @@ std::vector<char*> pointers_to(std::vector<std::string>& words) {
 }  // namespace
 
 Result<NbdkitPrograms> find_nbdkit() {
-  NbdkitPrograms programs{.nbdkit = in_path("nbdkit"), .plugin = plugin_file()};
+  NbdkitPrograms programs{.nbdkit = program_in_path("nbdkit"), .plugin = plugin_file()};
   if (programs.nbdkit.empty()) {
     return make_error(ErrorKind::kUnsupported, "nbdkit, which serves the disks, is not installed")
         .with_note("`apt-get install nbdkit` (Debian, Ubuntu) or `dnf install nbdkit` (Fedora) installs it");
@@ -189,57 +166,26 @@ Result<Nbdkit> Nbdkit::start(const NbdkitPrograms& programs, const std::vector<s
   if (pid < 0) return system_error(errno, "cannot start nbdkit");
   if (pid == 0) become(programs.nbdkit.c_str(), argv.data(), envp.data(), environment.back().data(), sockets.fds());
   sockets.close();
-  Nbdkit server(pid);
-  server.pidfd_ = UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  Nbdkit server{ChildProcess(pid)};
   // It writes its number when all is ready.
   struct stat there = {};
   while (::stat(pid_file.c_str(), &there) != 0 || there.st_size == 0) {
     if (interrupted()) return make_error(ErrorKind::kInterrupted, "nothing was served");
-    if (!server.has_ended(10)) continue;
-    server.reap();
+    if (!server.process_.has_ended(10)) continue;
+    server.process_.reap();
     return make_error(ErrorKind::kIo, "nbdkit does not start; what it said is above");
   }
   return server;
 }
 
-bool Nbdkit::has_ended(int milliseconds) const {
-  if (!pidfd_) {  // an old kernel
-    ::poll(nullptr, 0, milliseconds);
-    siginfo_t info = {};
-    return ::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid_;
-  }
-  pollfd wanted = {.fd = pidfd_.get(), .events = POLLIN, .revents = 0};
-  return ::poll(&wanted, 1, milliseconds) > 0;
-}
-
-int Nbdkit::reap() {
-  int status = 0;
-  while (::waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
-  }
-  pid_ = -1;
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
-void Nbdkit::end() {
-  if (pid_ < 0) return;
-  ::kill(pid_, SIGTERM);
-  // It waits for its clients, which may have no end in mind. Nothing that they wrote is kept anyhow.
-  if (!has_ended(1000)) ::kill(pid_, SIGKILL);
-  reap();
-}
-
-Nbdkit::~Nbdkit() {
-  end();
-}
-
 Result<void> Nbdkit::wait() {
   // A signal that comes between the question and the poll is seen after the next one.
-  while (!has_ended(200)) {
+  while (!process_.has_ended(200)) {
     if (!interrupted()) continue;
-    end();
+    process_.end();  // it waits for its clients, which may have no end in mind; nothing that they wrote is kept anyhow
     return {};
   }
-  const int code = reap();
+  const int code = process_.reap();
   if (code == 0 || interrupted()) return {};
   return make_error(ErrorKind::kIo, fmt::format("nbdkit ended with exit code {}; what it said is above", code));
 }

@@ -1,14 +1,13 @@
 // Running nbdkit with our plugin: finding both, the sockets that it serves on, and the process itself.
 #pragma once
 
-#include <sys/types.h>
-
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "cli/child_process.h"
 
 namespace varve::cli {
 
@@ -63,19 +62,12 @@ class Nbdkit {
   // options -f, --exit-with-parent and -P stand before `arguments`.
   static Result<Nbdkit> start(const NbdkitPrograms& programs, const std::vector<std::string>& arguments,
                               ListeningSockets& sockets, const std::string& pid_file);
-  Nbdkit(Nbdkit&& other) noexcept : pid_(std::exchange(other.pid_, -1)), pidfd_(std::move(other.pidfd_)) {}
-  Nbdkit& operator=(Nbdkit&&) = delete;
-  ~Nbdkit();
   // Until it ends, or the user asks to stop (cli/interrupt.h), which is no error.
   Result<void> wait();
 
  private:
-  explicit Nbdkit(pid_t pid) : pid_(pid) {}
-  bool has_ended(int milliseconds) const;
-  int reap();
-  void end();
-  pid_t pid_ = -1;
-  UniqueFd pidfd_;
+  explicit Nbdkit(ChildProcess process) : process_(std::move(process)) {}
+  ChildProcess process_;
 };
 
 }  // namespace varve::cli

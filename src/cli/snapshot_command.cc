@@ -311,6 +311,8 @@ void add_snapshot_commands(CLI::App& app, Context& context) {
   add_snapshot_diff(*snapshot, context);
   add_snapshot_serve(*snapshot, context);
   add_snapshot_extract(*snapshot, context);
+  add_snapshot_files(*snapshot, context);
+  add_snapshot_mount(*snapshot, context);
 }
 
 }  // namespace varve::cli

@@ -7,6 +7,7 @@
 #include "base/units.h"
 #include "cli/command.h"
 #include "cli/local_host.h"
+#include "cli/snapshot_diff_files.h"
 #include "cli/snapshot_space.h"
 #include "inspect/difference.h"
 
@@ -17,10 +18,8 @@ namespace {
 using nlohmann::json;
 
 struct DiffRequest {
-  std::string domain;
-  std::string one;
-  std::string other;  // empty: the present state
-  std::string disk;   // empty: all
+  FilesDiffRequest points;
+  bool files = false;
 };
 
 json disk_json(const DiskDifference& disk) {
@@ -50,7 +49,8 @@ std::string text_of(const DiskDifference& disk) {
   return text;
 }
 
-Result<ExitCode> show_difference(Context& context, const DiffRequest& request) {
+Result<ExitCode> show_difference(Context& context, const DiffRequest& asked) {
+  const FilesDiffRequest& request = asked.points;
   const auto host = TRY(open_host(context, "snapshot diff " + request.domain));
   PointsDifference difference = TRY(difference_of_points(*host, request.domain, request.one, request.other));
   if (!request.disk.empty()) {
@@ -68,6 +68,10 @@ Result<ExitCode> show_difference(Context& context, const DiffRequest& request) {
         {"definition_problem", difference.definition_problem.empty() ? json() : json(difference.definition_problem)},
         {"disks", json::array()}};
     for (const DiskDifference& disk : difference.disks) result["disks"].push_back(disk_json(disk));
+    if (asked.files) {
+      result["files"] = json::array();
+      TRY(diff_files(context, *host, request, &result["files"]));
+    }
     print_json(context, result);
     return ExitCode::kDone;
   }
@@ -79,6 +83,7 @@ Result<ExitCode> show_difference(Context& context, const DiffRequest& request) {
   }
   for (const DiskDifference& disk : difference.disks) text += text_of(disk);
   context.output.print(text);
+  if (asked.files) TRY(diff_files(context, *host, request, nullptr));
   return ExitCode::kDone;
 }
 
@@ -87,10 +92,11 @@ Result<ExitCode> show_difference(Context& context, const DiffRequest& request) {
 void add_snapshot_diff(CLI::App& snapshot, Context& context) {
   CLI::App* diff = snapshot.add_subcommand("diff", "Show what differs between two snapshots, or a snapshot and now");
   auto request = std::make_shared<DiffRequest>();
-  diff->add_option("VM", request->domain, "The domain")->required();
-  diff->add_option("FROM", request->one, "A snapshot")->required();
-  diff->add_option("TO", request->other, "Another one; without it, the present state");
-  diff->add_option("--disk", request->disk, "Of this disk alone, e.g. vda");
+  diff->add_option("VM", request->points.domain, "The domain")->required();
+  diff->add_option("FROM", request->points.one, "A snapshot")->required();
+  diff->add_option("TO", request->points.other, "Another one; without it, the present state");
+  diff->add_option("--disk", request->points.disk, "Of this disk alone, e.g. vda");
+  diff->add_flag("--files", request->files, "With the files that differ, which libguestfs reads");
   diff->callback(
       [&context, request] { context.action = [&context, request] { return show_difference(context, *request); }; });
 }

@@ -113,4 +113,24 @@ Result<std::vector<DiskPoint>> points_of_snapshot(Host& host, const std::string&
       .with_note("it holds the definition only, or memory");
 }
 
+Result<std::vector<DiskPoint>> points_of_today(Host& host, const std::string& domain,
+                                               const std::vector<std::string>& targets) {
+  TRY(host.check_images_are_here());
+  const LockedDomain locked = TRY(host.open_domain(domain, DomainLock::Mode::kShared));
+  for (const std::string& target : targets) {
+    if (locked.definition.disk(target) != nullptr) continue;
+    return make_error(ErrorKind::kNotFound, fmt::format("'{}' has no disk {}", domain, target));
+  }
+  std::vector<DiskPoint> points;
+  for (const Disk& disk : locked.definition.disks()) {
+    if (!targets.empty() && std::ranges::count(targets, disk.target) == 0) continue;
+    SnapshotDiskUse use;
+    use.disk = disk;
+    use.mode = SnapshotMode::kExternal;  // the image on top, whichever snapshots are inside of it
+    points.push_back(TRY(locate(host.layout(), use, {})));
+  }
+  if (!points.empty()) return points;
+  return make_error(ErrorKind::kRefused, fmt::format("'{}' has no disk", domain));
+}
+
 }  // namespace varve

@@ -1,5 +1,5 @@
-// The disks of a snapshot as points of images that can be opened (image/point.h): for who serves, extracts or mounts
-// what the machine had then. Looks only.
+// The disks of a snapshot, or of today, as points of images that can be opened (image/point.h): for who serves,
+// extracts or mounts what the machine had then. Looks only.
 #pragma once
 
 #include <string>
@@ -21,5 +21,9 @@ struct DiskPoint {
 // elsewhere when it is opened from here.
 Result<std::vector<DiskPoint>> points_of_snapshot(Host& host, const std::string& domain, const std::string& snapshot,
                                                   const std::vector<std::string>& targets);
+
+// The disks of today, likewise.
+Result<std::vector<DiskPoint>> points_of_today(Host& host, const std::string& domain,
+                                               const std::vector<std::string>& targets);
 
 }  // namespace varve

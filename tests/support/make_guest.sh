@@ -4,7 +4,8 @@
 #
 # usage: tests/support/make_guest.sh DIRECTORY
 #
-# DIRECTORY/vmlinuz and DIRECTORY/initrd. What the guest does is in its /init, below.
+# DIRECTORY/vmlinuz and DIRECTORY/initrd. What the guest does is in its /init, below. DIRECTORY/modules/VERSION has the
+# kernel's modules: libguestfs's appliance, which tests look into disks with, takes both.
 set -euo pipefail
 
 directory=${1:?usage: make_guest.sh DIRECTORY}
@@ -84,4 +85,11 @@ INIT
 chmod 755 "$root/init"
 (cd "$root" && find . | "$root/bin/busybox" cpio -o -H newc 2>/dev/null) | gzip >"$work/initrd"
 cp "$packages"/boot/vmlinuz-* "$directory/vmlinuz"
+if command -v depmod >/dev/null; then
+  version=$(basename "$packages"/lib/modules/*)
+  depmod -b "$packages" "$version"
+  rm -rf "$directory/modules" "$directory/appliance"
+  mv "$packages/lib/modules" "$directory/modules"
+  mkdir "$directory/appliance"  # what libguestfs makes out of it
+fi
 mv "$work/initrd" "$directory/initrd"

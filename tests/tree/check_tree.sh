@@ -26,6 +26,7 @@ reach() {
     qcow2) echo 'base io crypto qcow2' ;;
     image) echo 'base io crypto qcow2 image' ;;
     nbd) echo 'base io crypto qcow2 image nbd' ;;
+    guestfs) echo 'base guestfs' ;;
     domain) echo 'base domain' ;;
     store) echo 'base io crypto qcow2 domain store' ;;
     disk) echo 'base io crypto qcow2 image domain store disk' ;;
@@ -34,7 +35,7 @@ reach() {
     operation) echo 'base io check crypto qcow2 image domain store disk host inspect operation' ;;
     inspect) echo 'base io check crypto qcow2 image domain store disk host inspect' ;;
     transfer) echo 'base io check crypto qcow2 image domain store disk host inspect operation transfer' ;;
-    cli) echo 'base io check crypto qcow2 image nbd domain store disk host libvirt operation transfer inspect cli' ;;
+    cli) echo 'base io check crypto qcow2 image nbd guestfs domain store disk host libvirt operation transfer inspect cli' ;;
     *) echo '' ;;
   esac
 }

@@ -1,0 +1,33 @@
+// Files and directories of a guest, copied to this host. What comes from a guest is a stranger's: names that lead out
+// of the target are refused, nothing gets an owner, setuid bits are left out, and of devices, FIFOs and sockets nothing
+// is made. Modes are those of the guest, less the umask; times are kept; links stay what they are.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "guestfs/guest_files.h"
+
+namespace varve::guestfs {
+
+// Hands a file's contents to `take`, in order, from another thread, until it says no, which is no error.
+Result<void> pass_on(GuestFiles& guest, const std::string& path,
+                     const std::function<bool(std::string_view bytes)>& take);
+
+struct CopiedOut {
+  uint64_t files = 0;
+  uint64_t bytes = 0;
+  std::vector<std::string> left_out;  // paths below the directory, of what is neither file, directory nor link
+};
+
+// A file to `target`, which must not be there (kAlreadyExists). Nothing is left of it after an error.
+Result<CopiedOut> copy_file_out(GuestFiles& guest, const std::string& path, const std::string& target);
+
+// Everything in a directory to the new directory `target`, likewise.
+Result<CopiedOut> copy_directory_out(GuestFiles& guest, const std::string& path, const std::string& target);
+
+}  // namespace varve::guestfs
