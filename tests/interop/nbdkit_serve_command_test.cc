@@ -167,6 +167,37 @@ TEST_F(NbdkitServeCommandTest, WhatClientsWriteIsThrownAway) {
   EXPECT_TRUE(holds(serve().uri(0), 1));
 }
 
+// A boot sector that says its name on the serial port.
+std::string boot_sector(const std::string& name) {
+  // xor ax,ax; mov ds,ax; mov si,text; next: lodsb; test al,al; jz end; mov dx,0x3f8; out dx,al; jmp next;
+  // end: hlt; jmp end; text:
+  std::string code =
+      "\x31\xc0\x8e\xd8\xbe\x15\x7c\xac\x84\xc0\x74\x06\xba\xf8\x03\xee\xeb\xf5\xf4\xeb\xfd" + name + "\n";
+  code.resize(510);
+  return code + "\x55\xaa";
+}
+
+TEST_F(NbdkitServeCommandTest, AMachineBootsFromTheExport) {
+  REQUIRES_PROGRAM("qemu-system-x86_64");
+  const auto put = [&](const std::string& name) {
+    const std::string file = temp_ / "sector";
+    std::ofstream(file, std::ios::binary) << boot_sector(name);
+    run_ok({"qemu-io", "-f", "qcow2", "-c", "write -q -s " + file + " 0 512", host_.image(kImage)});
+    std::filesystem::remove(file);
+  };
+  put("the old system");
+  host_.varve_ok({"snapshot", "create", kDomain, "bootable"});
+  put("the new system");
+  host_.varve_ok({"snapshot", "delete", kDomain, kSnapshot});
+  host_.varve_ok({"snapshot", "edit", kDomain, "bootable", "--name", kSnapshot});
+  const Serving serving = serve({"--rw-overlay", "--disk", "vda"});
+  BackgroundProcess machine({"qemu-system-x86_64", "-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none",
+                             "-serial", "stdio", "-drive", "if=ide,format=raw,file=" + serving.uri(0)});
+  EXPECT_TRUE(machine.wait_for("the old system", std::chrono::minutes(2))) << machine.output();
+  machine.kill();
+  EXPECT_EQ(serving.stop(), 0);
+}
+
 // As an external snapshot leaves it: the image of before, frozen below an overlay that the machine has now.
 TEST_F(NbdkitServeCommandTest, AFrozenBackingFileIsServedToo) {
   run_ok({"qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", kImage, host_.image("overlay.qcow2")});
