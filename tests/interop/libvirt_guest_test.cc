@@ -273,5 +273,51 @@ TEST_F(LibvirtGuestTest, MemoryAndDisksInFilesOfTheirOwn) {
   EXPECT_EQ(report["status"], "ok") << report.dump(2);
 }
 
+TEST_F(LibvirtGuestTest, ItsSnapshotsAreOpenedWhileItRuns) {
+  start();
+  varve_ok({"snapshot", "create", "guest", "then"});
+  const int most = last_tick() + 1;  // what it wrote by then, or was about to
+  wait_for_ticks(5);
+  varve_ok({"-q", "snapshot", "extract", "guest", "then", "/var/lib/libvirt/images/then.raw"});
+  const int held = log_in(host_.image("then.raw"));
+  EXPECT_GT(held, 0);
+  EXPECT_LE(held, most);
+#ifdef VARVE_NBDKIT_PLUGIN
+  const std::string socket = "/var/lib/libvirt/images/socket";
+  test::BackgroundProcess serving(libvirtd_->command_there(
+      {VARVE_COMMAND, "-c", "qemu:///system", "snapshot", "serve", "guest", "then", "--socket", socket}));
+  ASSERT_TRUE(serving.wait_for("Ctrl-C ends it")) << serving.output();
+  const ProcessResult copied = libvirtd_->run_there(
+      {"qemu-img", "convert", "-O", "raw", "nbd+unix:///vda?socket=" + socket, "/var/lib/libvirt/images/served.raw"});
+  EXPECT_EQ(copied.exit_code, 0) << copied.err;
+  EXPECT_EQ(log_in(host_.image("served.raw")), held);
+  serving.kill();
+#endif
+  wait_for_ticks(1);
+}
+
+// With the kernel that it is started with, which stands in the definition and in no image.
+TEST_F(LibvirtGuestTest, ItIsExportedWithItsKernelAndStartsAgain) {
+  start();
+  varve_ok({"snapshot", "create", "guest", "then", "--disk-only", "--mode", "external"});
+  wait_for_ticks(2);
+  virsh({"destroy", "guest"});
+  const std::string out = directory_ / "export";
+  varve_ok({"-q", "vm", "export", "guest", out});
+  virsh({"undefine", "guest", "--snapshots-metadata"});
+  for (const auto& file : std::filesystem::directory_iterator(host_.image(""))) {
+    const std::string name = file.path().filename();
+    if (name != "vm.qcow2" && name != "vm-2.qcow2") std::filesystem::remove(file);  // the other machine's stay
+  }
+  EXPECT_FALSE(std::filesystem::exists(host_.image("initrd")));
+  varve_ok({"-q", "vm", "import", out});
+  EXPECT_THAT(names({"snapshot-list", "guest", "--name"}), ElementsAre("then"));
+  const int before = last_tick();
+  virsh({"start", "guest"});
+  wait_for_ticks(3);
+  EXPECT_NE(last_tick(), before);
+  virsh({"destroy", "guest"});
+}
+
 }  // namespace
 }  // namespace varve

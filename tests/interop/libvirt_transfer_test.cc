@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "interop/libvirt_domain.h"
+#include "support/image_bytes.h"
 
 namespace varve {
 namespace {
@@ -77,6 +78,35 @@ TEST_F(LibvirtTransferTest, ImagesMoveAndLibvirtFollows) {
   EXPECT_TRUE(host_.is_filled("schnell & neu/vm.qcow2", 1));
   virsh({"snapshot-delete", "vm", "zweiter Stand ä"});
   EXPECT_THAT(host_.points("schnell & neu/vm.qcow2"), ElementsAre("first"));
+}
+
+TEST_F(LibvirtTransferTest, TheStateOfATpmGoesAlong) {
+  REQUIRES_PROGRAM("swtpm");
+  REQUIRES_PROGRAM("swtpm_setup");
+  // Where swtpm's own certificates are, as its package makes it.
+  const std::string certificates = host_.root() + "/var/lib/swtpm-localca";
+  std::filesystem::create_directories(certificates);
+  test::run_ok({"chown", "tss", certificates});
+  std::string xml = virsh({"dumpxml", "vm", "--inactive"});
+  xml.replace(xml.find("</devices>"), 0, "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>");
+  virsh({"define", directory_.write("vm.xml", xml)});
+  virsh({"start", "vm"});  // its swtpm is made now
+  virsh({"destroy", "vm"});
+  const std::string uuid = names({"domuuid", "vm"}).at(0);
+  const std::string state = host_.root() + "/var/lib/libvirt/swtpm/" + uuid + "/tpm2/tpm2-00.permall";
+  const std::string before = test::read_whole_file(state);
+  ASSERT_FALSE(before.empty());
+
+  varve_ok({"vm", "move", "vm", "--to", "dir:" + drive()});
+  EXPECT_FALSE(std::filesystem::exists(state));
+  EXPECT_TRUE(test::read_whole_file(drive() + "/var/lib/libvirt/swtpm/" + uuid + "/tpm2/tpm2-00.permall") == before);
+  test::run_ok({VARVE_COMMAND, "-q", "-c", "dir:" + drive(), "vm", "export", "vm", directory_ / "export"});
+  varve_ok({"vm", "import", directory_ / "export"});
+  EXPECT_TRUE(test::read_whole_file(state) == before);
+  virsh({"start", "vm"});  // swtpm takes it
+  EXPECT_THAT(names({"domstate", "vm"}), Contains("running"));
+  virsh({"destroy", "vm"});
+  expect_whole();
 }
 
 TEST_F(LibvirtTransferTest, ARunningMachineStays) {
