@@ -17,6 +17,7 @@
 #include "cli/local_host.h"
 #include "cli/plan_text.h"
 #include "io/free_space.h"
+#include "operation/define_domain.h"
 #include "transfer/archive.h"
 #include "transfer/archive_export.h"
 #include "transfer/export_directory.h"
@@ -369,13 +370,38 @@ Plan plan_of(const ExportChain& chain) {
   return plan;
 }
 
-Result<ExitCode> import_increment(Context& context, Host& host, const ExportChain& chain, const Request& request) {
+// What would stop the import in the end, when all of its files are there.
+Result<void> check_identity(const Host& host, const ExportChain& chain) {
   const std::string& domain = chain.manifest().domain;
+  Preflight preflight(fmt::format("domain '{}' is not imported", domain));
   if (TRY(host.definitions().exists(domain))) {
-    return make_error(ErrorKind::kAlreadyExists, fmt::format("there is a domain '{}' already", domain))
-        .with_note(
-            fmt::format("`varve vm undefine '{}'` makes room, if it is not needed; nothing was changed", domain));
+    preflight.refuse(make_error(ErrorKind::kAlreadyExists, fmt::format("there is a domain '{}' already", domain))
+                         .with_note(fmt::format("`varve vm undefine '{}'` makes room, if it is not needed", domain)));
   }
+  const std::string path = Layout::definition(domain);
+  const DomainDocument definition = TRY(DomainDocument::parse(TRY(chain.document(path)), path));
+  check_uuid(host, definition, preflight, "one of the two has to be undefined: a UUID belongs to one machine");
+  return std::move(preflight).finish();
+}
+
+Result<ExitCode> put_together_and_import(Context& context, Host& host, const ExportChain& chain, const Request& request,
+                                         const ImportDirectory& directory, uint64_t bytes) {
+  SpaceNeeds space;
+  space.add(directory.path(), bytes - std::min(bytes, directory.occupied_bytes()));
+  TRY(space.check());
+  {
+    const InterruptWatch interrupts;
+    ProgressBar bar(fmt::format("put '{}' together", chain.manifest().domain),
+                    !context.options.quiet && !context.options.json);
+    TRY(put_together(chain, directory.path(),
+                     {.progress = [&](uint64_t at, uint64_t total) { bar.update(at, total); },
+                      .cancelled = [] { return interrupted(); }}));
+  }
+  return import_from(context, host, directory.path(), request, true);
+}
+
+Result<ExitCode> import_increment(Context& context, Host& host, const ExportChain& chain, const Request& request) {
+  TRY(check_identity(host, chain));
   const uint64_t bytes = TRY(data_bytes(chain));
   if (context.options.dry_run) {
     print_plan(context.output, context.options.json, plan_of(chain));
@@ -383,24 +409,23 @@ Result<ExitCode> import_increment(Context& context, Host& host, const ExportChai
   }
   TRY(host.check_writable());
   TRY(host.check_images_are_here());
-  const Unpacked unpacked = TRY(Unpacked::make(host, tidy(request.images)));
-  SpaceNeeds space;
-  space.add(unpacked.path(), bytes);
-  TRY(space.check());
-  {
-    const InterruptWatch interrupts;
-    ProgressBar bar(fmt::format("put '{}' together", domain), !context.options.quiet && !context.options.json);
-    auto done = put_together(chain, unpacked.path(),
-                             {.progress = [&](uint64_t at, uint64_t total) { bar.update(at, total); },
-                              .cancelled = [] { return interrupted(); }});
-    if (!done) {
-      return std::move(done)
-          .error()
-          .context(fmt::format("domain '{}' is not imported", domain))
-          .with_note("nothing was changed");
-    }
+  const std::string images = request.images.empty() ? host.images_directory() : tidy(request.images);
+  const ImportDirectory directory =
+      TRY(ImportDirectory::open(TRY(host.layout().make_directories(images)), chain.manifest_sha256().substr(0, 32)));
+  auto done = put_together_and_import(context, host, chain, request, directory, bytes);
+  const bool may_go_on = !done && (done.error().kind == ErrorKind::kInterrupted ||
+                                   done.error().kind == ErrorKind::kNoSpace || done.error().kind == ErrorKind::kIo);
+  if (may_go_on) {
+    return std::move(done)
+        .error()
+        .context(fmt::format("domain '{}' is not imported", chain.manifest().domain))
+        .with_note(fmt::format("what is put together is in {}: the same command goes on with it; remove it if it is "
+                               "not wanted any more",
+                               directory.path()));
   }
-  return import_from(context, host, unpacked.path(), request, true);
+  const auto removed = directory.remove();
+  if (done) TRY(removed);
+  return done;
 }
 
 Result<ExitCode> import_domain(Context& context, const Request& request) {

@@ -33,26 +33,6 @@ Result<Layout> base_of(const Layout& layout, const std::string& recorded, const 
       .with_note(fmt::format("`--base '{}'` says that it is meant", base->root()));
 }
 
-// That what the upper one says of the files in the lower one is so.
-Result<void> check_against_base(const ExportLevel& above, const ExportLevel& below) {
-  const auto lies = [&](const std::string& what) {
-    return make_error(ErrorKind::kCorrupt,
-                      fmt::format("the manifest of '{}' in {} does not fit that of its base, {}: {}",
-                                  above.manifest.domain, above.layout.root(), below.layout.root(), what));
-  };
-  if (below.manifest.uuid != above.manifest.uuid) return lies("that is another machine, by its UUID");
-  for (const ManifestFile& file : above.manifest.files) {
-    if (file.storage == Storage::kWhole) continue;
-    const ManifestFile* earlier = below.manifest.find(file.path);
-    if (earlier == nullptr) return lies(fmt::format("that has no {}", file.path));
-    if (file.storage != Storage::kUnchanged) continue;
-    if (earlier->size_bytes != file.size_bytes || earlier->sha256 != file.sha256) {
-      return lies(fmt::format("{} is another one there", file.path));
-    }
-  }
-  return {};
-}
-
 Result<void> check_paths(const ExportLevel& level) {
   for (const ManifestFile& file : level.manifest.files) {
     if (!file.path.starts_with(Layout::varve_directory() + "/")) continue;
@@ -126,10 +106,10 @@ Result<ExportChain> ExportChain::open(const Layout& layout, const std::string& d
               "it was changed or made anew since; `vm import … --base DIRECTORY` takes the right one, if it is "
               "elsewhere");
     }
-    chain.levels_.push_back({.layout = at, .manifest = std::move(manifest)});
+    chain.add({.layout = at, .manifest = std::move(manifest)});
     const ExportLevel& level = chain.levels_.back();
     TRY(check_paths(level));
-    if (chain.levels_.size() > 1) TRY(check_against_base(chain.levels_[chain.levels_.size() - 2], level));
+    if (chain.levels_.size() > 1) TRY(chain.check_against_base(chain.levels_.size() - 2));
     if (!level.manifest.base) return chain;
     if (chain.levels_.size() > kMaxIncrements) {
       return make_error(ErrorKind::kRefused, fmt::format("more than {} incremental exports stand on one another in {}",
@@ -148,18 +128,48 @@ Result<ExportChain> ExportChain::open(const Layout& layout, const std::string& d
 
 ExportChain ExportChain::on(ExportLevel top, const ExportChain& base) {
   ExportChain chain;
-  chain.levels_.push_back(std::move(top));
-  chain.levels_.insert(chain.levels_.end(), base.levels_.begin(), base.levels_.end());
+  chain.add(std::move(top));
+  for (const ExportLevel& level : base.levels_) chain.add(level);
   return chain;
 }
 
-Result<std::string> ExportChain::place_of(const std::string& path, size_t level) const {
-  const ManifestFile* file = levels_[level].manifest.find(path);
-  if (file == nullptr) {
-    return make_error(ErrorKind::kNotFound,
-                      fmt::format("the export in {} has no {}", levels_[level].layout.root(), path));
+void ExportChain::add(ExportLevel level) {
+  Index& index = indexes_.emplace_back();
+  for (const ManifestFile& file : level.manifest.files) index.emplace(file.path, index.size());
+  levels_.push_back(std::move(level));
+}
+
+const ManifestFile* ExportChain::listed(const std::string& path, size_t level) const {
+  const auto found = indexes_[level].find(path);
+  return found == indexes_[level].end() ? nullptr : &levels_[level].manifest.files[found->second];
+}
+
+Result<const ManifestFile*> ExportChain::find(const std::string& path, size_t level) const {
+  if (const ManifestFile* file = listed(path, level)) return file;
+  return make_error(ErrorKind::kNotFound,
+                    fmt::format("the export in {} has no {}", levels_[level].layout.root(), path));
+}
+
+// That what it says of files in its base is so.
+Result<void> ExportChain::check_against_base(size_t level) const {
+  const ExportLevel& above = levels_[level];
+  const ExportLevel& below = levels_[level + 1];
+  const auto lies = [&](const std::string& what) {
+    return make_error(ErrorKind::kCorrupt,
+                      fmt::format("the manifest of '{}' in {} does not fit that of its base, {}: {}",
+                                  above.manifest.domain, above.layout.root(), below.layout.root(), what));
+  };
+  if (below.manifest.uuid != above.manifest.uuid) return lies("that is another machine, by its UUID");
+  for (const ManifestFile& file : above.manifest.files) {
+    if (file.storage == Storage::kWhole) continue;
+    const ManifestFile* earlier = listed(file.path, level + 1);
+    if (earlier == nullptr) return lies(fmt::format("that has no {}", file.path));
+    if (file.storage != Storage::kUnchanged) continue;
+    if (earlier->size_bytes != file.size_bytes || earlier->sha256 != file.sha256) {
+      return lies(fmt::format("{} is another one there", file.path));
+    }
   }
-  return stored_path(levels_[level].manifest, *file);
+  return {};
 }
 
 DeltaBacking ExportChain::backing_of(const std::string& path, size_t level) const {
@@ -172,7 +182,7 @@ DeltaBacking ExportChain::backing_of(const std::string& path, size_t level) cons
   for (size_t below = level; levels_[below].manifest.base; ++below) {
     name /= levels_[below].manifest.base->directory;
     const Manifest& manifest = levels_[below + 1].manifest;
-    const ManifestFile* file = manifest.find(path);
+    const ManifestFile* file = listed(path, below + 1);
     if (file == nullptr) break;
     if (file->storage == Storage::kUnchanged) continue;
     name /= stored_path(manifest, *file).substr(1);
@@ -186,14 +196,14 @@ Result<std::unique_ptr<ExportedFile>> ExportChain::open_file(const std::string& 
   std::vector<std::shared_ptr<FileDevice>> files;
   std::shared_ptr<qcow2::Image> above;
   for (size_t level = 0; level < levels_.size(); ++level) {
-    const std::string place = TRY(place_of(path, level));
-    const ManifestFile& listed = *levels_[level].manifest.find(path);
-    if (listed.storage == Storage::kUnchanged) continue;
-    const bool is_delta = listed.storage == Storage::kDelta;
+    const ManifestFile& said = *TRY(find(path, level));
+    if (said.storage == Storage::kUnchanged) continue;
+    const bool is_delta = said.storage == Storage::kDelta;
     std::shared_ptr<FileDevice> file =
-        TRY(open_stored(levels_[level].layout, place, is_delta ? listed.delta_bytes : listed.size_bytes));
+        TRY(open_stored(levels_[level].layout, stored_path(levels_[level].manifest, said),
+                        is_delta ? said.delta_bytes : said.size_bytes));
     std::shared_ptr<qcow2::Image> image;
-    if (is_delta) image = TRY(open_delta(file, backing_of(path, level), listed.size_bytes));
+    if (is_delta) image = TRY(open_delta(file, backing_of(path, level), said.size_bytes));
     layers.push_back(image ? std::shared_ptr<BlockDevice>(image) : file);
     files.push_back(std::move(file));
     if (above) above->set_backing(layers.back());
@@ -203,13 +213,14 @@ Result<std::unique_ptr<ExportedFile>> ExportChain::open_file(const std::string& 
   if (files.empty() || above) {
     return make_error(ErrorKind::kCorrupt, fmt::format("no export has the whole of {}", path));
   }
-  return std::make_unique<ExportedFile>(std::move(layers), std::move(files), manifest().find(path)->size_bytes);
+  return std::make_unique<ExportedFile>(std::move(layers), std::move(files), listed(path, 0)->size_bytes);
 }
 
 Result<std::string> ExportChain::document(const std::string& path) const {
-  const std::string place = TRY(place_of(path, 0));
+  const ManifestFile* file = TRY(find(path, 0));
+  const std::string place = stored_path(manifest(), *file);
   const std::string text = TRY(read_file(TRY(layout().resolve(place)), xml::kMaxDocumentSize));
-  if (TRY(checksum_of(text)) == manifest().find(path)->sha256) return text;
+  if (TRY(checksum_of(text)) == file->sha256) return text;
   return make_error(ErrorKind::kCorrupt, fmt::format("{} is not what the manifest says", layout().shown(place)));
 }
 

@@ -3,8 +3,10 @@
 // a base has to be the very one that the manifest above it was made upon.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "base/result.h"
@@ -51,10 +53,16 @@ class ExportChain {
   DeltaBacking backing_of(const std::string& path, size_t level = 0) const;
 
  private:
+  using Index = std::unordered_map<std::string, size_t>;  // of a manifest's files, by their paths
+
   ExportChain() = default;
-  Result<std::string> place_of(const std::string& path, size_t level) const;
+  void add(ExportLevel level);
+  const ManifestFile* listed(const std::string& path, size_t level) const;
+  Result<const ManifestFile*> find(const std::string& path, size_t level) const;
+  Result<void> check_against_base(size_t level) const;
 
   std::vector<ExportLevel> levels_;  // the newest first; never empty
+  std::vector<Index> indexes_;       // of each
   std::string sha256_;
 };
 

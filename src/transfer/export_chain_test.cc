@@ -103,7 +103,7 @@ class ExportChainTest : public testing::Test {
     return test::read_whole_file(root_ / "out");
   }
 
-  test::TempDir root_;
+  test::TempDir root_{test::TempDir::kInMemory};
 };
 
 TEST_F(ExportChainTest, APileOfDeltasIsEveryOneOfItsFiles) {

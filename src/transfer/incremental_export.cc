@@ -300,6 +300,13 @@ Result<Manifest> IncrementalExport::Writing::run(int64_t now_sec) {
   }
   for (const PlacedFile& placed : exporting_.placement_.files) TRY(file(placed));
   if (exporting_.request_.verifies) TRY(verify());
+  // Which took its time.
+  std::string base_sha256;
+  TRY(load_manifest(exporting_.base_.layout(), domain_, &base_sha256));
+  if (base_sha256 != exporting_.base_.manifest_sha256()) {
+    return make_error(ErrorKind::kInUse,
+                      fmt::format("the earlier export in {} was changed meanwhile", exporting_.base_directory()));
+  }
   step("write the manifest");
   TRY(save_manifest(layout(), made_.manifest));
   step("remove the mark");

@@ -400,6 +400,33 @@ TEST_F(IncrementalExportTest, AnInterruptedOneBeginsAnew) {
   expect_comes_back("1");
 }
 
+// However far it came.
+TEST_F(IncrementalExportTest, AnInterruptedImportIsGoneOnWith) {
+  host_.fill(image(), 7, 0, 60);
+  host_.fill(second_image(), 8, 0, 60);
+  export_ok({"1", "--since", "erster Stand"});
+  for (const std::string& until : {second_image(), image(), image() + ".varve-part"}) {
+    SCOPED_TRACE(until);
+    const HostDirectory other;
+    const std::string images = other.root() + "/var/lib/libvirt/images";
+    const auto came_so_far = [&] {
+      std::error_code failed;
+      for (fs::recursive_directory_iterator at(images, failed), end; at != end && !failed; at.increment(failed)) {
+        if (at->path().filename() == until) return true;
+      }
+      return fs::exists(other.definition(kName), failed);
+    };
+    {
+      test::BackgroundProcess command({VARVE_COMMAND, "-c", "dir:" + other.root(), "vm", "import", backup("1")});
+      while (!came_so_far()) std::this_thread::yield();
+      command.kill();
+    }
+    if (!fs::exists(other.definition(kName))) other.varve_ok({"vm", "import", backup("1")});
+    expect_same(other);
+    for (const auto& [path, contents] : other.contents()) EXPECT_THAT(path, Not(HasSubstr("varve-part")));
+  }
+}
+
 TEST_F(IncrementalExportTest, AFullDriveLeavesNothing) {
   test::LoopFileSystem drive("mkfs.ext4 -q", 64 << 20);
   REQUIRES_MOUNTED(drive);
