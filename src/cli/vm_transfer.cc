@@ -17,9 +17,12 @@
 #include "cli/local_host.h"
 #include "cli/plan_text.h"
 #include "io/free_space.h"
+#include "operation/define_domain.h"
 #include "transfer/archive.h"
 #include "transfer/archive_export.h"
 #include "transfer/export_directory.h"
+#include "transfer/incremental_export.h"
+#include "transfer/incremental_import.h"
 #include "transfer/transfer.h"
 
 namespace varve::cli {
@@ -32,6 +35,8 @@ struct Request {
   std::string domain;
   std::string where;   // DIRECTORY, or a host's URI
   std::string images;  // of the receiving host
+  std::string since;   // a snapshot
+  std::string base;    // the directory of an earlier export
   bool verify = false;
 };
 
@@ -148,6 +153,10 @@ json files_json(const Manifest& manifest) {
   for (const ManifestFile& file : manifest.files) {
     files.push_back(
         {{"path", file.path}, {"role", name_of(file.role)}, {"size_bytes", file.size_bytes}, {"sha256", file.sha256}});
+    if (!manifest.base) continue;
+    files.back()["stored"] = name_of(file.storage);
+    if (file.storage != Storage::kDelta) continue;
+    files.back()["delta"] = {{"size_bytes", file.delta_bytes}, {"sha256", file.delta_sha256}};
   }
   return files;
 }
@@ -185,10 +194,63 @@ Result<ExitCode> export_archive(Context& context, Host& host, const Request& req
   return ExitCode::kDone;
 }
 
+Result<ExitCode> export_increment(Context& context, Host& host, const Request& request) {
+  const std::string directory = TRY(plain_directory(request.where));
+  IncrementalExport exporting =
+      TRY(IncrementalExport::plan(host, {.domain = request.domain,
+                                         .directory = directory,
+                                         .snapshot = request.since,
+                                         .base = request.base.empty() ? "" : TRY(plain_directory(request.base)),
+                                         .verifies = request.verify}));
+  if (context.options.dry_run) {
+    print_plan(context.output, context.options.json, exporting.plan());
+    return ExitCode::kDone;
+  }
+  const auto run = [&] {
+    const InterruptWatch interrupts;
+    ProgressBar bar(exporting.plan().title, !context.options.quiet && !context.options.json);
+    return exporting.run(std::time(nullptr), {.progress = [&](uint64_t at, uint64_t total) { bar.update(at, total); },
+                                              .cancelled = [] { return interrupted(); }});
+  };
+  const Manifest manifest = TRY(run());
+  uint64_t written = 0;
+  size_t unchanged = 0;
+  for (const ManifestFile& file : manifest.files) {
+    if (file.storage == Storage::kWhole) written += file.size_bytes;
+    if (file.storage == Storage::kDelta) written += file.delta_bytes;
+    if (file.storage == Storage::kUnchanged) ++unchanged;
+  }
+  tell(context,
+       fmt::format("Domain '{0}' is exported to {1}, as what differs from {2}: {3} files, {4} of them unchanged, {5}.\n"
+                   "It needs that export, where it is now. `varve vm import '{1}' '{0}'` brings the machine back.",
+                   request.domain, directory, exporting.base_directory(), manifest.files.size(), unchanged,
+                   format_size(written)),
+       {{"domain", request.domain},
+        {"directory", directory},
+        {"base", exporting.base_directory()},
+        {"since", request.since},
+        {"written_bytes", written},
+        {"files", files_json(manifest)},
+        {"notes", exporting.plan().notes}});
+  return ExitCode::kDone;
+}
+
 Result<ExitCode> export_domain(Context& context, const Request& request) {
+  if (request.since.empty() && !request.base.empty()) {
+    return make_error(ErrorKind::kInvalidArgument, "--base is for exports of what has changed since a snapshot")
+        .with_note("`--since NAME` names one that both have");
+  }
+  if (!request.since.empty() && is_archive_name(request.where)) {
+    return make_error(ErrorKind::kUnsupported, "what has changed goes into a directory, beside the earlier export's")
+        .with_note(
+            fmt::format("`varve vm export '{}' DIRECTORY --since '{}'`; without --since, one file takes all of it",
+                        request.domain, request.since));
+  }
   const auto host = TRY(open_host(context, "vm export " + request.domain));
   if (is_archive_name(request.where)) return export_archive(context, *host, request);
+  if (!request.since.empty()) return export_increment(context, *host, request);
   const std::string directory = TRY(plain_directory(request.where));
+  if (const auto there = Layout::open(directory)) TRY(check_no_increment(*there, request.domain));
   const auto target =
       TRY(open_host_at(context, directory_uri(directory), "vm export " + request.domain, IfMissing::kCreate));
   Transfer transfer =
@@ -284,6 +346,88 @@ Result<ExitCode> import_from(Context& context, Host& host, const std::string& di
   return ExitCode::kDone;
 }
 
+// The export in the directory, where that is an incremental one.
+Result<std::optional<ExportChain>> increment_in(const std::string& directory, const Request& request) {
+  const auto layout = Layout::open(directory);
+  if (!layout) return std::optional<ExportChain>();  // said by whoever opens it as a host
+  const std::string domain = TRY(choose_domain(*layout, request.domain));
+  if (!TRY(load_manifest(*layout, domain)).base) return std::optional<ExportChain>();
+  return std::optional(
+      TRY(ExportChain::open(*layout, domain, request.base.empty() ? "" : TRY(plain_directory(request.base)))));
+}
+
+Plan plan_of(const ExportChain& chain) {
+  const Manifest& manifest = chain.manifest();
+  Plan plan{.title = fmt::format("import '{}'", manifest.domain), .checks = {}, .steps = {}, .notes = {}};
+  plan.checks.push_back(fmt::format("{} earlier exports that it stands on are there", chain.depth() - 1));
+  for (const ManifestFile& file : manifest.files) {
+    if (file.role == FileRole::kDefinition || file.role == FileRole::kSnapshot) continue;
+    plan.steps.push_back(
+        fmt::format("put {} together ({}, {})", file.path, name_of(file.role), format_size(file.size_bytes)));
+  }
+  plan.steps.emplace_back("compare the checksums of all files, and give them their names");
+  plan.steps.push_back(fmt::format("define '{}' with its snapshots", manifest.domain));
+  return plan;
+}
+
+// What would stop the import in the end, when all of its files are there.
+Result<void> check_identity(const Host& host, const ExportChain& chain) {
+  const std::string& domain = chain.manifest().domain;
+  Preflight preflight(fmt::format("domain '{}' is not imported", domain));
+  if (TRY(host.definitions().exists(domain))) {
+    preflight.refuse(make_error(ErrorKind::kAlreadyExists, fmt::format("there is a domain '{}' already", domain))
+                         .with_note(fmt::format("`varve vm undefine '{}'` makes room, if it is not needed", domain)));
+  }
+  const std::string path = Layout::definition(domain);
+  const DomainDocument definition = TRY(DomainDocument::parse(TRY(chain.document(path)), path));
+  check_uuid(host, definition, preflight, "one of the two has to be undefined: a UUID belongs to one machine");
+  return std::move(preflight).finish();
+}
+
+Result<ExitCode> put_together_and_import(Context& context, Host& host, const ExportChain& chain, const Request& request,
+                                         const ImportDirectory& directory, uint64_t bytes) {
+  SpaceNeeds space;
+  space.add(directory.path(), bytes - std::min(bytes, directory.occupied_bytes()));
+  TRY(space.check());
+  {
+    const InterruptWatch interrupts;
+    ProgressBar bar(fmt::format("put '{}' together", chain.manifest().domain),
+                    !context.options.quiet && !context.options.json);
+    TRY(put_together(chain, directory.path(),
+                     {.progress = [&](uint64_t at, uint64_t total) { bar.update(at, total); },
+                      .cancelled = [] { return interrupted(); }}));
+  }
+  return import_from(context, host, directory.path(), request, true);
+}
+
+Result<ExitCode> import_increment(Context& context, Host& host, const ExportChain& chain, const Request& request) {
+  TRY(check_identity(host, chain));
+  const uint64_t bytes = TRY(data_bytes(chain));
+  if (context.options.dry_run) {
+    print_plan(context.output, context.options.json, plan_of(chain));
+    return ExitCode::kDone;
+  }
+  TRY(host.check_writable());
+  TRY(host.check_images_are_here());
+  const std::string images = request.images.empty() ? host.images_directory() : tidy(request.images);
+  const ImportDirectory directory =
+      TRY(ImportDirectory::open(TRY(host.layout().make_directories(images)), chain.manifest_sha256().substr(0, 32)));
+  auto done = put_together_and_import(context, host, chain, request, directory, bytes);
+  const bool may_go_on = !done && (done.error().kind == ErrorKind::kInterrupted ||
+                                   done.error().kind == ErrorKind::kNoSpace || done.error().kind == ErrorKind::kIo);
+  if (may_go_on) {
+    return std::move(done)
+        .error()
+        .context(fmt::format("domain '{}' is not imported", chain.manifest().domain))
+        .with_note(fmt::format("what is put together is in {}: the same command goes on with it; remove it if it is "
+                               "not wanted any more",
+                               directory.path()));
+  }
+  const auto removed = directory.remove();
+  if (done) TRY(removed);
+  return done;
+}
+
 Result<ExitCode> import_domain(Context& context, const Request& request) {
   const std::string path = TRY(plain_directory(request.where));
   std::error_code unknown;
@@ -295,7 +439,12 @@ Result<ExitCode> import_domain(Context& context, const Request& request) {
         .with_note(
             "`tar tvf` lists it; unpacked with `tar xf` into a directory, that can be imported, with --dry-run too");
   }
+  const auto increment = is_archive ? std::optional<ExportChain>() : TRY(increment_in(path, request));
+  if (!increment && !request.base.empty()) {
+    return make_error(ErrorKind::kInvalidArgument, fmt::format("{} is whole by itself: --base is of no use", path));
+  }
   const auto host = TRY(open_host(context, "vm import " + request.domain, IfMissing::kCreate));
+  if (increment) return import_increment(context, *host, *increment, request);
   if (!is_archive) return import_from(context, *host, path, request, false);
   TRY(host->check_writable());
   TRY(host->check_images_are_here());
@@ -348,6 +497,14 @@ void add_vm_transfer(CLI::App& vm, Context& context) {
       ->add_option("DIRECTORY|FILE.varve", exported->where,
                    "A directory is made where it is not there, and may hold other exports")
       ->required();
+  exporting
+      ->add_option("--since", exported->since,
+                   "Write only what differs from an earlier export that has this snapshot, too")
+      ->type_name("NAME");
+  exporting
+      ->add_option("--base", exported->base,
+                   "That export; by default the newest beside DIRECTORY that has the snapshot")
+      ->type_name("DIRECTORY");
   exporting->add_flag("--verify", exported->verify, "Read everything back from the disk, and compare");
   add_action(exporting, context, exported, export_domain);
 
@@ -356,6 +513,8 @@ void add_vm_transfer(CLI::App& vm, Context& context) {
   importing->add_option("DIRECTORY|FILE.varve", imported->where)->required();
   importing->add_option("VM", imported->domain, "Where the directory holds several");
   importing->add_option("--images", imported->images, "Where images go, as definitions call it")
+      ->type_name("DIRECTORY");
+  importing->add_option("--base", imported->base, "Where the export is that this one stands on, if not where it was")
       ->type_name("DIRECTORY");
   importing->add_flag("--verify", imported->verify, "Read what was written back from the disk, too");
   add_action(importing, context, imported, import_domain);

@@ -59,6 +59,13 @@ Result<DomainDocument> DefinitionFiles::load(const std::string& name) const {
   Error error = make_error(ErrorKind::kNotFound, fmt::format("there is no domain '{}' in {}", name,
                                                              layout_.shown(Layout::definitions_directory())));
   error.path = layout_.shown(Layout::definition(name));
+  if (layout_.resolve(Layout::increment_directory(name))) {
+    error.notes.push_back(
+        fmt::format("this is an incremental export of it, which is no host: `varve vm import '{}' '{}'` "
+                    "puts the machine together",
+                    layout_.root(), name));
+    return error;
+  }
   if (const auto others = names()) error.notes.push_back(there_are(*others));
   return error;
 }

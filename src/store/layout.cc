@@ -150,6 +150,9 @@ std::string Layout::snapshot(std::string_view domain, std::string_view name) {
 std::string Layout::aside_directory(std::string_view domain) {
   return varve_directory() + "/aside/" + std::string(domain);
 }
+std::string Layout::increment_directory(std::string_view domain) {
+  return fmt::format("/{}.increment", domain);
+}
 std::string Layout::lock_file(std::string_view domain) {
   return lock_directory() + "/" + file_name_of(domain);
 }

@@ -45,6 +45,7 @@ class Layout {
   static std::string journal_directory() { return "/var/lib/varve/journal"; }
   static std::string aside_directory(std::string_view domain);  // metadata that `verify` took out of use
   static std::string tpm_directory() { return "/var/lib/libvirt/swtpm"; }
+  static std::string increment_directory(std::string_view domain);  // what an incremental export consists of
   static std::string transfer_directory() { return "/var/lib/varve/transfer"; }
   static std::string lock_directory() { return "/var/lib/varve/lock"; }
   static std::string lock_file(std::string_view domain);

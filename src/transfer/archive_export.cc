@@ -8,25 +8,11 @@
 #include "base/units.h"
 #include "io/file_limits.h"
 #include "io/free_space.h"
-#include "qcow2/image.h"
 #include "transfer/archive.h"
 #include "transfer/checksum.h"
 #include "transfer/copied_file.h"
 
 namespace varve {
-
-namespace {
-
-// What stands in the archive for the image: the same, but for the name of its backing file.
-Result<std::shared_ptr<BlockDevice>> with_backing_name(FileDevice& file, const std::string& name) {
-  const std::shared_ptr<BlockDevice> device = TRY(file.rehearse());
-  const auto image = TRY(qcow2::Image::open(device, {.writable = true}));
-  const std::optional<std::string> format = image->header().backing_format;
-  TRY(image->change_backing_name(name, format));
-  return device;
-}
-
-}  // namespace
 
 Result<ArchiveExport> ArchiveExport::plan(Host& source, const std::string& domain, const std::string& path) {
   TRY(source.check_images_are_here());

@@ -47,6 +47,14 @@ Result<FileStamp> CopiedFile::stamp() {
   return sync_and_stamp(*file_);
 }
 
+Result<std::shared_ptr<BlockDevice>> with_backing_name(FileDevice& file, const std::string& name) {
+  const std::shared_ptr<BlockDevice> device = TRY(file.rehearse());
+  const auto image = TRY(qcow2::Image::open(device, {.writable = true}));
+  const std::optional<std::string> format = image->header().backing_format;
+  TRY(image->change_backing_name(name, format));
+  return device;
+}
+
 Result<void> check_backing_name(const Layout& layout, const std::string& image, const std::string& name,
                                 const std::string& backing) {
   if (name.starts_with('/')) return {};

@@ -18,6 +18,7 @@ class CopiedFile {
   static Result<CopiedFile> open(const Layout& layout, const std::string& root_path, const FileDevice* like);
 
   FileDevice& file() { return *file_; }
+  const std::shared_ptr<FileDevice>& device() const { return file_; }
   // Lets the qcow2 image in it stand on another backing file, of the format of the one before. Durable.
   Result<void> change_backing_name(const std::string& name);
   // Durable first.
@@ -27,6 +28,10 @@ class CopiedFile {
   explicit CopiedFile(std::shared_ptr<FileDevice> file) : file_(std::move(file)) {}
   std::shared_ptr<FileDevice> file_;
 };
+
+// What an export has in the place of the image: the same, but for the name of its backing file. `file` is only read,
+// and outlives it.
+Result<std::shared_ptr<BlockDevice>> with_backing_name(FileDevice& file, const std::string& name);
 
 // That the backing file at the root path `backing` is what QEMU finds by a relative `name` that the image at the root
 // path `image` records: the name is made of paths, and links may lie on the way. kRefused.

@@ -8,6 +8,7 @@
 #include "base/atomic_file.h"
 #include "domain/names.h"
 #include "store/file_change.h"
+#include "transfer/checksum.h"
 
 namespace varve {
 
@@ -32,7 +33,7 @@ Result<std::vector<std::string>> exported_domains(const Layout& layout) {
   return domains;
 }
 
-Result<Manifest> load_manifest(const Layout& layout, const std::string& domain) {
+Result<Manifest> load_manifest(const Layout& layout, const std::string& domain, std::string* sha256) {
   TRY(check_domain_name(domain));
   const std::string name = fmt::format("/{}{}", domain, kManifestSuffix);
   const auto path = layout.resolve(name);
@@ -42,7 +43,10 @@ Result<Manifest> load_manifest(const Layout& layout, const std::string& domain) 
                                "and `vm move --to` takes a machine from there",
                                layout.shown(name), layout.root()));
   }
-  Manifest manifest = TRY(parse_manifest(TRY(read_file(TRY(path), kMaxManifestBytes)), layout.shown(name)));
+  if (!path) return path.error();
+  const std::string text = TRY(read_file(*path, kMaxManifestBytes));
+  Manifest manifest = TRY(parse_manifest(text, layout.shown(name)));
+  if (sha256 != nullptr) *sha256 = TRY(checksum_of(text));
   if (manifest.domain == domain) return manifest;
   return make_error(ErrorKind::kCorrupt,
                     fmt::format("{} is the manifest of another machine, '{}'", layout.shown(name), manifest.domain));

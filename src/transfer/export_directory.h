@@ -13,7 +13,8 @@ namespace varve {
 // The domains that have one, sorted.
 Result<std::vector<std::string>> exported_domains(const Layout& layout);
 // kNotFound: there is no export of that domain.
-Result<Manifest> load_manifest(const Layout& layout, const std::string& domain);
+// Its own checksum goes to `sha256`, where that is given.
+Result<Manifest> load_manifest(const Layout& layout, const std::string& domain, std::string* sha256 = nullptr);
 // The manifest, and what sha256sum reads. Replaces older ones.
 Result<void> save_manifest(const Layout& layout, const Manifest& manifest);
 

@@ -138,6 +138,28 @@ Result<void> for_each_window(FileDevice& file, const CopyObserver& observer,
   return {};
 }
 
+Result<void> for_each_piece(BlockDevice& source, const CopyObserver& observer,
+                            const std::function<Result<void>(uint64_t, std::span<const std::byte>)>& work) {
+  const uint64_t size = TRY(source.size());
+  AlignedVector<std::byte> buffer(kPiece);
+  for (uint64_t window = 0; window < size; window += std::min(kWindow, size - window)) {
+    for (const Extent& extent : TRY(source.extents(window, kWindow))) {
+      if (extent.kind != ExtentKind::kData) {
+        if (observer.zeroes) observer.zeroes(extent.length);
+        continue;
+      }
+      for (uint64_t done = 0; done < extent.length; done += kPiece) {
+        const std::span piece = std::span(buffer).first(std::min(kPiece, extent.length - done));
+        TRY(source.read_at(extent.offset + done, piece));
+        if (observer.bytes) observer.bytes(piece);
+        TRY(work(extent.offset + done, piece));
+      }
+    }
+    if (observer.progress) TRY(observer.progress(std::min(window + kWindow, size)));
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<CopyMethod> copy_file(FileDevice& source, FileDevice& target, const CopyObserver& observer) {
@@ -163,6 +185,20 @@ Result<CopyMethod> copy_file(FileDevice& source, FileDevice& target, const CopyO
   }));
   TRY(target.sync_all());
   return CopyMethod::kBytes;
+}
+
+Result<void> copy_device(BlockDevice& source, FileDevice& target, const CopyObserver& observer) {
+  TRY(target.resize(TRY(source.size())));  // what is not written reads as zeroes
+  TRY(for_each_piece(source, observer, [&](uint64_t offset, std::span<const std::byte> piece) -> Result<void> {
+    TRY(target.write_at(offset, piece));
+    target.start_write_back(offset, piece.size());
+    return {};
+  }));
+  return target.sync_all();
+}
+
+Result<void> read_device(BlockDevice& source, const CopyObserver& observer) {
+  return for_each_piece(source, observer, [](uint64_t, std::span<const std::byte>) { return Result<void>(); });
 }
 
 Result<void> read_through(FileDevice& file, const CopyObserver& observer) {

@@ -29,6 +29,12 @@ enum class CopyMethod : uint8_t {
 // Makes `target`, which is open for writing, equal to `source`. Durable when it returns.
 Result<CopyMethod> copy_file(FileDevice& source, FileDevice& target, const CopyObserver& observer);
 
+// The same from any device, by bytes, into a file that was empty. The observer is called from this thread.
+Result<void> copy_device(BlockDevice& source, FileDevice& target, const CopyObserver& observer);
+
+// Shows the observer what is on a device.
+Result<void> read_device(BlockDevice& source, const CopyObserver& observer);
+
 // Shows the observer what is in a file.
 Result<void> read_through(FileDevice& file, const CopyObserver& observer);
 

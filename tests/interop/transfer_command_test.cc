@@ -351,7 +351,8 @@ TEST_F(TransferCommandTest, AChangedExportIsNotImported) {
   lie("\"path\": \"var/lib/libvirt/images/Büro PC.qcow2\"", "\"path\": \"var/lib/libvirt/images/Büro PC-2.qcow2\"",
       "twice");
   lie("images/Büro PC-2", "images/Büro PC-3", "does not list /var/lib/libvirt/images/Büro PC-2.qcow2");
-  lie("\"version\": 1", "\"version\": 2", "has version 2");
+  lie("\"version\": 1", "\"version\": 3", "has version 3");
+  lie("\"version\": 1", "\"version\": 2", "does not say what it stands on");
   lie("varve-export", "varve-import", "is of another format");
   lie("\"domain\": \"Büro PC\"", "\"domain\": \"other\"", "is the manifest of another machine");
   dir_.write("drive/" + std::string(kName) + ".manifest.json", good.substr(0, good.size() / 2));
