@@ -67,10 +67,15 @@ int ChildProcess::reap() {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-void ChildProcess::end() {
+void ChildProcess::end(std::chrono::milliseconds patience) {
   if (pid_ < 0) return;
   ::kill(pid_, SIGTERM);
-  if (!has_ended(1000)) ::kill(pid_, SIGKILL);
+  const auto deadline = std::chrono::steady_clock::now() + patience;
+  while (!has_ended(50)) {
+    if (std::chrono::steady_clock::now() < deadline) continue;
+    ::kill(pid_, SIGKILL);
+    break;
+  }
   reap();
 }
 

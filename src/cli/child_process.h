@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <string>
 #include <utility>
 #include <vector>
@@ -32,8 +33,8 @@ class ChildProcess {
   bool has_ended(int milliseconds) const;
   // Its exit code, or 128 and the signal's number; waits for it.
   int reap();
-  // SIGTERM, and after a second SIGKILL.
-  void end();
+  // SIGTERM, and SIGKILL where it has not ended by then.
+  void end(std::chrono::milliseconds patience = std::chrono::seconds(1));
 
  private:
   pid_t pid_ = -1;

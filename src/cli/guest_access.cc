@@ -5,6 +5,8 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdlib>
+#include <iterator>
+#include <optional>
 
 #include "cli/interrupt.h"
 #include "cli/local_host.h"
@@ -67,8 +69,10 @@ Result<void> mount_the_only_one(const GuestRequest& request, GuestFiles& files) 
 
 PlaceInside parse_place(const std::string& text) {
   const size_t at = text.find(":/");
-  if (at != std::string::npos) return {.snapshot = text.substr(0, at), .path = text.substr(at + 1)};
-  return {.snapshot = text.ends_with(':') ? text.substr(0, text.size() - 1) : text, .path = "/"};
+  if (at == std::string::npos) return {.snapshot = text, .path = "/"};
+  std::string path = text.substr(at + 1);
+  while (path.size() > 1 && path.ends_with('/')) path.pop_back();
+  return {.snapshot = text.substr(0, at), .path = path};
 }
 
 void add_guest_options(CLI::App& verb, GuestRequest& request) {
@@ -92,9 +96,20 @@ std::string list_of(const std::vector<GuestFileSystem>& file_systems) {
   return text.empty() ? "none" : text;
 }
 
+Error stopped() {
+  return make_error(ErrorKind::kInterrupted, "it was stopped");
+}
+
 Error unless_interrupted(Error error) {
-  if (!interrupted()) return error;
-  return make_error(ErrorKind::kInterrupted, "it was stopped; nothing was changed");
+  return interrupted() ? stopped() : error;
+}
+
+Result<std::vector<DiskPoint>> points_to_look_into(Host& host, const GuestRequest& request) {
+  auto points = points_of_snapshot(host, request.domain, request.snapshot, request.disks);
+  if (!points && request.snapshot.find(':') != std::string::npos) {
+    return std::move(points).error().with_note("a path inside begins with a slash: NAME:/PATH");
+  }
+  return points;
 }
 
 Result<Guest> open_guest(const Context& context, PointServer server) {
@@ -111,15 +126,17 @@ Result<Guest> open_guest(const Context& context, PointServer server) {
 
 Result<Guest> open_guest(Context& context, const GuestRequest& request, const std::string& command) {
   const auto host = TRY(open_host(context, command + " " + request.domain));
-  const auto disks = TRY(points_of_snapshot(*host, request.domain, request.snapshot, request.disks));
-  return open_guest(context, TRY(PointServer::start(request.domain, disks)));
+  const auto disks = TRY(points_to_look_into(*host, request));
+  auto guest = open_guest(context, TRY(PointServer::start(request.domain, disks)));
+  if (guest && interrupted()) return stopped();
+  return guest;
 }
 
 Result<void> mount_files(Context& context, const GuestRequest& request, GuestFiles& files) {
   const auto mount = [&]() -> Result<void> {
     if (!request.partition.empty()) return mount_partition(request, files);
     if (const auto system = TRY(the_system(request, files))) {
-      for (const std::string& note : TRY(files.mount(*system))) context.output.error(note);
+      for (const std::string& note : TRY(files.mount(*system))) context.output.error(visible(note));
       return {};
     }
     if (!request.inspect) return mount_the_only_one(request, files);

@@ -12,7 +12,7 @@
 
 namespace varve::cli {
 
-// "NAME:/path", or "NAME" for "/": a snapshot's name has no slash in it.
+// "NAME:/path", or "NAME" for "/": a snapshot's name has no slash in it. No slash is left at the path's end.
 struct PlaceInside {
   std::string snapshot;
   std::string path;
@@ -37,6 +37,7 @@ struct Guest {
 // An InterruptWatch has to live.
 Result<Guest> open_guest(const Context& context, PointServer server);
 // The disks of the request's snapshot.
+Result<std::vector<DiskPoint>> points_to_look_into(Host& host, const GuestRequest& request);
 Result<Guest> open_guest(Context& context, const GuestRequest& request, const std::string& command);
 
 // Mounts what the request names: one file system, or the one operating system on the disks as it mounts itself, or the
@@ -47,6 +48,7 @@ Result<void> mount_files(Context& context, const GuestRequest& request, guestfs:
 // "vda1 (ext4), vda2 (swap)".
 std::string list_of(const std::vector<guestfs::GuestFileSystem>& file_systems);
 
+Error stopped();  // kInterrupted
 // kInterrupted where the user asked to stop: what failed then failed because of that.
 Error unless_interrupted(Error error);
 

@@ -12,15 +12,30 @@ namespace varve::cli {
 
 namespace {
 
+// How many bytes at `at` are a character that moves what a terminal shows, in UTF-8: the controls C1, and those that
+// turn the direction of writing.
+size_t hidden_character(std::string_view text, size_t at) {
+  const auto byte = [&](size_t i) { return at + i < text.size() ? static_cast<unsigned char>(text[at + i]) : 0U; };
+  if (byte(0) == 0xc2 && byte(1) >= 0x80 && byte(1) <= 0x9f) return 2;
+  if (byte(0) != 0xe2) return 0;
+  const bool embeds = byte(1) == 0x80 && byte(2) >= 0xaa && byte(2) <= 0xae;
+  const bool isolates = byte(1) == 0x81 && byte(2) >= 0xa6 && byte(2) <= 0xa9;
+  return embeds || isolates ? 3 : 0;
+}
+
 std::string visible_except(std::string_view text, std::string_view kept) {
   std::string result;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if ((byte < 0x20 || byte == 0x7f) && kept.find(c) == std::string_view::npos) {
+  size_t hidden = 0;  // bytes of it that are still to come
+  for (size_t at = 0; at < text.size(); ++at) {
+    const auto byte = static_cast<unsigned char>(text[at]);
+    if (hidden == 0) hidden = hidden_character(text, at);
+    const bool control = (byte < 0x20 || byte == 0x7f) && kept.find(text[at]) == std::string_view::npos;
+    if (control || hidden > 0) {
       result += fmt::format("\\x{:02x}", byte);
     } else {
-      result += c;
+      result += text[at];
     }
+    if (hidden > 0) --hidden;
   }
   return result;
 }

@@ -17,7 +17,8 @@ namespace varve::cli {
 // strangers' files.
 std::string describe(const Error& error);
 
-// Bytes that a terminal would obey (C0, DEL) as \xNN; UTF-8 passes.
+// What a terminal would obey (C0, DEL, C1, and Unicode's marks that turn the direction of writing) as \xNN; other UTF-8
+// passes.
 std::string visible(std::string_view text);
 // The same, but newlines stay what they are.
 std::string visible_lines(std::string_view text);

@@ -45,5 +45,13 @@ TEST(ExitCodes, TellRefusalsFromFailures) {
   EXPECT_EQ(exit_code_of(ErrorKind::kIo), ExitCode::kFailed);
 }
 
+TEST(Visible, ShowsControlsAndMarksThatATerminalObeys) {
+  EXPECT_EQ(visible("a\x1b[2Jb"), "a\\x1b[2Jb");
+  EXPECT_EQ(visible("\u009b2J"), "\\xc2\\x9b2J");
+  EXPECT_EQ(visible("exe.\u202etxt"), "exe.\\xe2\\x80\\xaetxt");
+  EXPECT_EQ(visible("Übermaß → ok\n"), "Übermaß → ok\\x0a");
+  EXPECT_EQ(visible_lines("a\nb"), "a\nb");
+}
+
 }  // namespace
 }  // namespace varve::cli

@@ -59,6 +59,7 @@ Result<ExitCode> show_difference(Context& context, const DiffRequest& asked) {
       return make_error(ErrorKind::kNotFound, fmt::format("no disk {} is part of it", request.disk));
     }
   }
+  bool whole = true;
   if (context.options.json) {
     json result = {
         {"domain", request.domain},
@@ -70,10 +71,10 @@ Result<ExitCode> show_difference(Context& context, const DiffRequest& asked) {
     for (const DiskDifference& disk : difference.disks) result["disks"].push_back(disk_json(disk));
     if (asked.files) {
       result["files"] = json::array();
-      TRY(diff_files(context, *host, request, &result["files"]));
+      whole = TRY(diff_files(context, *host, request, &result["files"]));
     }
     print_json(context, result);
-    return ExitCode::kDone;
+    return whole ? ExitCode::kDone : ExitCode::kFailed;
   }
   std::string text = "Definition: no difference\n";
   if (!difference.definition_problem.empty()) {
@@ -83,8 +84,8 @@ Result<ExitCode> show_difference(Context& context, const DiffRequest& asked) {
   }
   for (const DiskDifference& disk : difference.disks) text += text_of(disk);
   context.output.print(text);
-  if (asked.files) TRY(diff_files(context, *host, request, nullptr));
-  return ExitCode::kDone;
+  if (asked.files) whole = TRY(diff_files(context, *host, request, nullptr));
+  return whole ? ExitCode::kDone : ExitCode::kFailed;
 }
 
 }  // namespace

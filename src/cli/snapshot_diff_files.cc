@@ -3,9 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <future>
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <thread>
 
 #include "base/units.h"
 #include "cli/guest_access.h"
@@ -119,7 +123,7 @@ Result<void> compare_files(GuestFiles& before, GuestFiles& after, const Compared
   return guestfs::compare_trees(listing_of(before), listing_of(after), visit);
 }
 
-Result<void> compare_all(Context& context, Guest& before, Guest& after, json* result) {
+Result<bool> compare_all(Context& context, Guest& before, Guest& after, json* result) {
   std::vector<GuestFileSystem> then;
   std::vector<GuestFileSystem> now;
   TRY(on_both(*before.files, *after.files, [&](GuestFiles& files, bool is_before) -> Result<void> {
@@ -127,6 +131,7 @@ Result<void> compare_all(Context& context, Guest& before, Guest& after, json* re
     return {};
   }));
   const auto pairs = pair_up(std::move(then), std::move(now));
+  bool whole = true;
   if (pairs.empty() && result == nullptr) context.output.print("Files: there are no file systems\n");
   for (const auto& [name, pair] : pairs) {
     const std::string type = pair.after ? pair.after->type : pair.before->type;
@@ -146,7 +151,10 @@ Result<void> compare_all(Context& context, Guest& before, Guest& after, json* re
             return {};
           });
       if (!compared && interrupted()) return compared.error();
-      if (!compared) problem = compared.error().message;
+      if (!compared) {
+        problem = compared.error().message;
+        whole = false;
+      }
     }
     if (result != nullptr) {
       result->push_back({{"device", name},
@@ -159,12 +167,12 @@ Result<void> compare_all(Context& context, Guest& before, Guest& after, json* re
       context.output.print(fmt::format("Files of {} ({}): no difference\n", visible(name), visible(type)));
     }
   }
-  return {};
+  return whole;
 }
 
 }  // namespace
 
-Result<void> diff_files(Context& context, Host& host, const FilesDiffRequest& request, json* result) {
+Result<bool> diff_files(Context& context, Host& host, const FilesDiffRequest& request, json* result) {
   std::vector<std::string> targets;
   if (!request.disk.empty()) targets.push_back(request.disk);
   const auto first = TRY(points_of_snapshot(host, request.domain, request.one, targets));
@@ -174,9 +182,17 @@ Result<void> diff_files(Context& context, Host& host, const FilesDiffRequest& re
   // Both servers from this thread: each ends with the thread that started it.
   PointServer before_server = TRY(PointServer::start(request.domain, first));
   PointServer after_server = TRY(PointServer::start(request.domain, second));
-  auto other = std::async(std::launch::async, [&] { return open_guest(context, std::move(after_server)); });
+  // The thread that starts an appliance stays as long as that: libguestfs may tie the one to the other.
+  std::promise<Result<Guest>> started;
+  std::promise<void> done;
+  std::jthread other([&] {
+    started.set_value(open_guest(context, std::move(after_server)));
+    done.get_future().wait();
+  });
+  const auto at_the_end = [](std::promise<void>* promise) { promise->set_value(); };
+  const std::unique_ptr<std::promise<void>, decltype(at_the_end)> ending(&done, at_the_end);
   auto before = open_guest(context, std::move(before_server));
-  auto after = other.get();
+  auto after = started.get_future().get();
   if (!before) return std::move(before).error();
   if (!after) return std::move(after).error();
   auto compared = compare_all(context, *before, *after, result);

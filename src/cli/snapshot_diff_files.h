@@ -17,7 +17,8 @@ struct FilesDiffRequest {
 };
 
 // Starts libguestfs twice, and compares every file system by its device's name. Prints as it finds; with `result`,
-// prints nothing and appends an object for each file system to it.
-Result<void> diff_files(Context& context, Host& host, const FilesDiffRequest& request, nlohmann::json* result);
+// prints nothing and appends an object for each file system to it. False where one could not be read to its end: what
+// was found so far is no whole answer.
+Result<bool> diff_files(Context& context, Host& host, const FilesDiffRequest& request, nlohmann::json* result);
 
 }  // namespace varve::cli

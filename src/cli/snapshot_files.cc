@@ -1,10 +1,13 @@
 // `varve snapshot ls`, `cat`, `cp`: files inside of a snapshot's disks.
 #include <fmt/format.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cerrno>
+#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -13,6 +16,7 @@
 #include "cli/guest_access.h"
 #include "cli/interrupt.h"
 #include "cli/local_host.h"
+#include "cli/plan_text.h"
 #include "cli/snapshot_points.h"
 #include "cli/text_table.h"
 #include "guestfs/copy_out.h"
@@ -43,8 +47,12 @@ Result<Guest> open_files(Context& context, FilesRequest& request, const std::str
   return open_guest(context, request.guest, command);
 }
 
-// "/etc/passwd in snapshot 'a' of 'vm'" is what an error is about.
+// Which snapshot an error is about.
 Error about(const FilesRequest& request, Error error) {
+  if (error.kind == ErrorKind::kNotFound) {
+    error.notes.push_back(fmt::format("`varve snapshot ls '{}' '{}:/'` shows what is there", request.guest.domain,
+                                      request.guest.snapshot));
+  }
   return unless_interrupted(
       std::move(error).context(fmt::format("snapshot '{}' of '{}'", request.guest.snapshot, request.guest.domain)));
 }
@@ -108,9 +116,9 @@ Result<ExitCode> list_files(Context& context, FilesRequest request) {
   if (request.partitions) return list_partitions(context, *guest.files);
   TRY(mount_files(context, request.guest, *guest.files));
   const auto list = [&]() -> Result<std::vector<GuestFile>> {
-    const GuestFile file = TRY(guest.files->look_up(request.place));
-    if (file.kind == GuestFileKind::kDirectory) return guest.files->list(request.place);
     GuestFile itself = TRY(guest.files->look_at(request.place));
+    const auto behind = guest.files->look_up(request.place);  // a link may lead nowhere
+    if (behind && behind->kind == GuestFileKind::kDirectory) return guest.files->list(request.place);
     itself.name = request.place;
     return std::vector{std::move(itself)};
   };
@@ -142,17 +150,29 @@ Result<ExitCode> print_file(Context& context, FilesRequest request) {
     }
     return guestfs::pass_on(*guest.files, request.place, [&](std::string_view bytes) {
       context.output.print(bytes);
-      return !interrupted();
+      return !interrupted() && std::ferror(context.output.out()) == 0;
     });
   };
   if (auto printed = print(); !printed) return about(request, std::move(printed).error());
+  if (interrupted()) return about(request, stopped());
   return ExitCode::kDone;
+}
+
+// A reader that has enough (`| head`) ends this command as it ends others, but what it runs and has made is put away
+// first.
+Result<ExitCode> print_file_to_pipe(Context& context, FilesRequest request) {
+  const auto before = ::signal(SIGPIPE, SIG_IGN);
+  auto result = print_file(context, std::move(request));
+  ::signal(SIGPIPE, before);
+  if (std::ferror(context.output.out()) != 0 && errno == EPIPE) ::raise(SIGPIPE);
+  return result;
 }
 
 // Into a directory under its own name, as cp has it.
 Result<std::string> target_of(const FilesRequest& request) {
   struct stat there = {};
   if (::stat(request.target.c_str(), &there) != 0 || !S_ISDIR(there.st_mode)) return request.target;
+  // parse_place() has left no slash at the end but that of "/".
   const std::string name = std::filesystem::path(request.place).lexically_normal().filename();
   if (name.empty() || name == "." || name == "..") {
     return make_error(ErrorKind::kInvalidArgument, fmt::format("'{}' is there already", request.target))
@@ -162,24 +182,38 @@ Result<std::string> target_of(const FilesRequest& request) {
 }
 
 Result<ExitCode> copy_files(Context& context, FilesRequest request) {
-  const InterruptWatch watch;
-  {
-    FilesRequest early = request;
-    early.place = parse_place(request.place).path;
-    const std::string target = TRY(target_of(early));
-    struct stat there = {};
-    if (::lstat(target.c_str(), &there) == 0) {  // before anything is started
-      return make_error(ErrorKind::kAlreadyExists, fmt::format("'{}' is there already", target))
-          .with_note("choose another name, or remove it first; nothing was changed");
-    }
-  }
-  const Guest guest = TRY(open_files(context, request, "snapshot cp"));
-  TRY(mount_files(context, request.guest, *guest.files));
+  const PlaceInside place = parse_place(request.place);
+  request.guest.snapshot = place.snapshot;
+  request.place = place.path;
   const std::string target = TRY(target_of(request));
+  struct stat there = {};
+  if (::lstat(target.c_str(), &there) == 0) {  // before anything is started
+    return make_error(ErrorKind::kAlreadyExists, fmt::format("'{}' is there already", target))
+        .with_note("choose another name, or remove it first; nothing was changed");
+  }
+  if (context.options.dry_run) {
+    const auto host = TRY(open_host(context, "snapshot cp " + request.guest.domain));
+    TRY(points_to_look_into(*host, request.guest));
+    Plan plan;
+    plan.title = fmt::format("copy {} out of snapshot '{}' of '{}'", request.place, request.guest.snapshot,
+                             request.guest.domain);
+    plan.steps.push_back(fmt::format("copy it to {}, if it is there", target));
+    print_plan(context.output, context.options.json, plan);
+    return ExitCode::kDone;
+  }
+  const InterruptWatch watch;
+  const Guest guest = TRY(open_guest(context, request.guest, "snapshot cp"));
+  TRY(mount_files(context, request.guest, *guest.files));
   const auto copy = [&]() -> Result<guestfs::CopiedOut> {
     const GuestFile file = TRY(guest.files->look_up(request.place));
-    if (file.kind == GuestFileKind::kDirectory) return copy_directory_out(*guest.files, request.place, target);
-    if (file.kind == GuestFileKind::kFile) return copy_file_out(*guest.files, request.place, target);
+    ProgressBar bar("copy " + request.place, !context.options.quiet);
+    // How much a directory holds is not known before.
+    const auto size = file.kind == GuestFileKind::kFile ? static_cast<uint64_t>(file.size_bytes) : 0;
+    const guestfs::CopyWatch copying = {.stop = interrupted, .progress = [&](uint64_t bytes) {
+                                          if (size > 0) bar.update(bytes, size);
+                                        }};
+    if (file.kind == GuestFileKind::kDirectory) return copy_directory_out(*guest.files, request.place, target, copying);
+    if (file.kind == GuestFileKind::kFile) return copy_file_out(*guest.files, request.place, target, copying);
     return make_error(ErrorKind::kInvalidArgument,
                       fmt::format("{} is a {}, of which there is no copy", request.place, name_of(file.kind)));
   };
@@ -227,7 +261,8 @@ void add_snapshot_files(CLI::App& snapshot, Context& context) {
   verb->add_flag("--partitions", list->partitions, "The file systems instead");
   add_guest_options(*verb, list->guest);
 
-  const auto cat = add_verb(snapshot, context, "cat", "Print a file inside of a snapshot's disks", print_file, verb);
+  const auto cat =
+      add_verb(snapshot, context, "cat", "Print a file inside of a snapshot's disks", print_file_to_pipe, verb);
   add_guest_options(*verb, cat->guest);
 
   const auto copy =

@@ -1,15 +1,19 @@
 // `varve snapshot mount`: the files of a snapshot, or the bytes of one of its disks, in a directory of this host until
 // it is unmounted. Files come through libguestfs, a disk through nbdfuse.
-#include <dirent.h>
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <thread>
 
 #include "cli/child_process.h"
 #include "cli/guest_access.h"
@@ -64,10 +68,48 @@ void say_ready(Context& context, const MountRequest& request, const std::string&
   context.output.finish();
 }
 
+// The number of the FUSE connection behind a mount: the file system is not asked, it does not answer yet.
+std::optional<unsigned> fuse_connection(const std::string& directory) {
+  struct statx status = {};
+  if (::statx(AT_FDCWD, directory.c_str(), AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_TYPE, &status) != 0) return {};
+  return status.stx_dev_minor;
+}
+
+// Whoever still looks into it gets errors, where fusectl is mounted (it is where systemd runs).
+void unmount(const std::string& directory, std::optional<unsigned> connection) {
+  if (::umount2(directory.c_str(), MNT_DETACH) != 0) {
+    for (const char* name : {"fusermount3", "fusermount"}) {
+      const std::string program = program_in_path(name);
+      if (program.empty()) continue;
+      auto child = ChildProcess::start(program, {name, "-u", "-z", directory});
+      if (child && child->reap() == 0) break;
+    }
+  }
+  if (!connection) return;
+  const std::string path = fmt::format("/sys/fs/fuse/connections/{}/abort", *connection);
+  const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  if (fd && ::write(fd.get(), "1", 1) != 1) return;  // it goes when the last file is closed
+}
+
 Result<ExitCode> mount_files_at(Context& context, const MountRequest& request) {
   const Guest guest = TRY(open_guest(context, request.guest, "snapshot mount"));
   TRY(mount_files(context, request.guest, *guest.files));
-  TRY(guest.files->show_at(request.directory, [&] { say_ready(context, request, "The files"); }, interrupted));
+  std::atomic<bool> ended = false;
+  std::thread unmounting;
+  auto shown = guest.files->show_at(request.directory, [&] {
+    const auto connection = fuse_connection(request.directory);
+    unmounting = std::thread([&, connection] {
+      while (!ended && !interrupted()) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      if (ended) return;
+      unmount(request.directory, connection);
+      for (int i = 0; i < 20 && !ended; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      if (!ended) context.output.note("  files are still open: it ends when they are closed, or with another Ctrl-C\n");
+    });
+    say_ready(context, request, "The files");
+  });
+  ended = true;
+  if (unmounting.joinable()) unmounting.join();
+  if (!shown) return std::move(shown).error();
   return ExitCode::kDone;
 }
 
@@ -76,7 +118,7 @@ Result<ExitCode> mount_disk_at(Context& context, const MountRequest& request, co
   const std::string program = program_in_path("nbdfuse");
   if (program.empty()) {
     return make_error(ErrorKind::kUnsupported, "nbdfuse, which shows a disk as a file, is not installed")
-        .with_note("`apt-get install nbdfuse` (Debian, Ubuntu) or `dnf install nbdfuse` (Fedora) installs it");
+        .with_note("`apt-get install libnbd-bin` (Debian, Ubuntu) or `dnf install nbdfuse` (Fedora) installs it");
   }
   const PointServer server = TRY(PointServer::start(request.guest.domain, disks));
   const std::string file = (std::filesystem::path(request.directory) / request.disk).string();
@@ -86,13 +128,19 @@ Result<ExitCode> mount_disk_at(Context& context, const MountRequest& request, co
   while (::stat(file.c_str(), &there) != 0) {
     if (interrupted()) return ExitCode::kDone;
     if (!child.has_ended(20)) continue;
-    return make_error(ErrorKind::kIo, "nbdfuse does not start; what it said is above");
+    return make_error(ErrorKind::kIo, "nbdfuse does not start; what it said is above")
+        .with_note(
+            "FUSE is needed: the device /dev/fuse, and fusermount3 (Debian's package fuse3) for users other than root");
   }
   say_ready(context, request, fmt::format("Disk {} ({})", visible(request.disk), visible(file)));
   while (!child.has_ended(200)) {
-    if (interrupted()) break;
+    if (!interrupted()) continue;
+    child.end(std::chrono::seconds(10));
+    return ExitCode::kDone;
   }
-  return ExitCode::kDone;
+  const int code = child.reap();
+  if (code == 0 || interrupted()) return ExitCode::kDone;
+  return make_error(ErrorKind::kIo, fmt::format("nbdfuse ended with exit code {}; what it said is above", code));
 }
 
 Result<ExitCode> mount(Context& context, MountRequest request) {

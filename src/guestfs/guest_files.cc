@@ -4,11 +4,9 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
-#include <chrono>
 #include <cstdlib>
-#include <thread>
+#include <cstring>
 
 #include "guestfs/device_names.h"
 #include "guestfs/library.h"
@@ -88,25 +86,33 @@ std::string last_part(const std::string& path) {
 class GuestFiles::Handle {
  public:
   Handle(const Library& library, Guest* handle, std::vector<std::string> disk_targets)
-      : call(library), g(handle), targets(std::move(disk_targets)) {}
+      : g(handle), targets(std::move(disk_targets)), library_(library) {}
   Handle(const Handle&) = delete;
   Handle& operator=(const Handle&) = delete;
-  ~Handle() { call.close(g); }
+  ~Handle() { calls().close(g); }
 
   // What libguestfs said of the call that failed.
   Error failed(const std::string& what) const {
-    const char* said = call.last_error(g);
-    const int code = call.last_errno(g);
-    const bool missing = code == ENOENT || code == ENOTDIR;
-    Error error = make_error(missing ? ErrorKind::kNotFound : ErrorKind::kIo,
-                             fmt::format("{}: {}", what, said == nullptr ? "libguestfs does not say why" : said));
-    error.sys_errno = code;
-    return error;
+    const char* said = library_.last_error(g);
+    // A number from inside of the appliance: what helps against it on this host does not help there.
+    const int code = library_.last_errno(g);
+    const bool plain = code == ENOENT || code == ENOTDIR || code == EACCES || code == ELOOP;
+    const std::string reason = plain ? std::strerror(code) : said == nullptr ? "libguestfs does not say why" : said;
+    return make_error(code == ENOENT || code == ENOTDIR ? ErrorKind::kNotFound : ErrorKind::kIo,
+                      fmt::format("{}: {}", what, reason));
   }
 
-  const Library call;
+  // Errors are asked for, and not printed. libguestfs remembers that for each thread by itself.
+  const Library& calls() const {
+    library_.set_error_handler(g, nullptr, nullptr);
+    return library_;
+  }
+
   Guest* const g;
   const std::vector<std::string> targets;
+
+ private:
+  const Library library_;
 };
 
 GuestFiles::GuestFiles(std::unique_ptr<Handle> handle) : handle_(std::move(handle)) {}
@@ -119,7 +125,7 @@ Result<std::unique_ptr<GuestFiles>> GuestFiles::start(const std::vector<GuestDis
   std::vector<std::string> targets;
   for (const GuestDisk& disk : disks) targets.push_back(disk.target);
   auto handle = std::make_unique<Handle>(call, g, std::move(targets));
-  call.set_error_handler(g, nullptr, nullptr);  // errors are asked for
+  handle->calls();
   call.set_program(g, "varve");
   if (!backend.empty() && call.set_backend(g, backend.c_str()) != 0) return handle->failed("libguestfs");
   for (const GuestDisk& disk : disks) {
@@ -148,7 +154,7 @@ Result<std::unique_ptr<GuestFiles>> GuestFiles::start(const std::vector<GuestDis
 }
 
 Result<std::vector<GuestFileSystem>> GuestFiles::file_systems() {
-  char** const list = handle_->call.list_filesystems(handle_->g);
+  char** const list = handle_->calls().list_filesystems(handle_->g);
   if (list == nullptr) return handle_->failed("the file systems can't be listed");
   const std::vector<std::string> pairs = texts_of(list);
   std::vector<GuestFileSystem> found;
@@ -159,31 +165,29 @@ Result<std::vector<GuestFileSystem>> GuestFiles::file_systems() {
 }
 
 Result<uint64_t> GuestFiles::size_bytes(const GuestFileSystem& file_system) {
-  // Of a subvolume, the device that it is on: "btrfsvol:/dev/sda2/@home".
+  // Of a subvolume, all that the device has: "btrfsvol:/dev/sda2/@home", "btrfsvol:/dev/vg/lv/@home".
   std::string device = file_system.mountable;
-  if (device.starts_with("btrfsvol:")) {
-    device = device.substr(device.find('/'));
-    device = device.substr(0, device.find('/', std::string("/dev/").size()));
-  }
-  const int64_t size = handle_->call.blockdev_getsize64(handle_->g, device.c_str());
+  if (device.starts_with("btrfsvol:")) device = device.substr(std::string("btrfsvol:").size());
+  if (device != file_system.mountable) device = device.substr(0, device.rfind('/'));
+  const int64_t size = handle_->calls().blockdev_getsize64(handle_->g, device.c_str());
   if (size < 0) return handle_->failed(file_system.name);
   return static_cast<uint64_t>(size);
 }
 
 Result<std::string> GuestFiles::label(const GuestFileSystem& file_system) {
-  char* const label = handle_->call.vfs_label(handle_->g, file_system.mountable.c_str());
+  char* const label = handle_->calls().vfs_label(handle_->g, file_system.mountable.c_str());
   if (label == nullptr) return handle_->failed(file_system.name);
   return text_of(label);
 }
 
 Result<std::vector<GuestSystem>> GuestFiles::systems() {
-  char** const roots = handle_->call.inspect_os(handle_->g);
+  char** const roots = handle_->calls().inspect_os(handle_->g);
   if (roots == nullptr) return handle_->failed("the operating systems can't be found");
   std::vector<GuestSystem> systems;
   for (const std::string& root : texts_of(roots)) {
     GuestSystem system;
-    system.name = text_of(handle_->call.inspect_get_product_name(handle_->g, root.c_str()));
-    const auto pairs = texts_of(handle_->call.inspect_get_mountpoints(handle_->g, root.c_str()));
+    system.name = text_of(handle_->calls().inspect_get_product_name(handle_->g, root.c_str()));
+    const auto pairs = texts_of(handle_->calls().inspect_get_mountpoints(handle_->g, root.c_str()));
     for (size_t i = 0; i + 1 < pairs.size(); i += 2) system.mounts.emplace_back(pairs[i], pairs[i + 1]);
     std::ranges::sort(system.mounts);  // "/" before "/usr" before "/usr/local"
     if (system.mounts.empty() || system.mounts.front().first != "/") system.mounts = {{"/", root}};
@@ -193,8 +197,8 @@ Result<std::vector<GuestSystem>> GuestFiles::systems() {
 }
 
 Result<void> GuestFiles::mount(const GuestFileSystem& file_system) {
-  if (handle_->call.umount_all(handle_->g) != 0) return handle_->failed("unmounting");
-  if (handle_->call.mount_ro(handle_->g, file_system.mountable.c_str(), "/") == 0) return {};
+  if (handle_->calls().umount_all(handle_->g) != 0) return handle_->failed("unmounting");
+  if (handle_->calls().mount_ro(handle_->g, file_system.mountable.c_str(), "/") == 0) return {};
   return handle_->failed(fmt::format("{} ({}) can't be read", file_system.name, file_system.type))
       .with_note(
           "it may be damaged, or of a kind that libguestfs's kernel does not know; `varve snapshot serve` gives "
@@ -202,10 +206,10 @@ Result<void> GuestFiles::mount(const GuestFileSystem& file_system) {
 }
 
 Result<std::vector<std::string>> GuestFiles::mount(const GuestSystem& system) {
-  if (handle_->call.umount_all(handle_->g) != 0) return handle_->failed("unmounting");
+  if (handle_->calls().umount_all(handle_->g) != 0) return handle_->failed("unmounting");
   std::vector<std::string> notes;
   for (const auto& [where, mountable] : system.mounts) {
-    if (handle_->call.mount_ro(handle_->g, mountable.c_str(), where.c_str()) == 0) continue;
+    if (handle_->calls().mount_ro(handle_->g, mountable.c_str(), where.c_str()) == 0) continue;
     Error error = handle_->failed(
         fmt::format("{} can't be read, which is the guest's {}", name_for_people(mountable, handle_->targets), where));
     if (where == "/") return error;
@@ -215,26 +219,26 @@ Result<std::vector<std::string>> GuestFiles::mount(const GuestSystem& system) {
 }
 
 Result<GuestFile> GuestFiles::look_up(const std::string& path) {
-  FileStatus* const stat = handle_->call.statns(handle_->g, path.c_str());
+  FileStatus* const stat = handle_->calls().statns(handle_->g, path.c_str());
   if (stat == nullptr) return handle_->failed(path);
   GuestFile file = file_of(*stat, last_part(path));
-  handle_->call.free_statns(stat);
+  handle_->calls().free_statns(stat);
   return file;
 }
 
 Result<GuestFile> GuestFiles::look_at(const std::string& path) {
-  FileStatus* const stat = handle_->call.lstatns(handle_->g, path.c_str());
+  FileStatus* const stat = handle_->calls().lstatns(handle_->g, path.c_str());
   if (stat == nullptr) return handle_->failed(path);
   GuestFile file = file_of(*stat, last_part(path));
-  handle_->call.free_statns(stat);
+  handle_->calls().free_statns(stat);
   if (file.kind == GuestFileKind::kLink) {
-    file.link_target = text_of(handle_->call.readlink(handle_->g, path.c_str()));
+    file.link_target = text_of(handle_->calls().readlink(handle_->g, path.c_str()));
   }
   return file;
 }
 
 Result<std::vector<GuestFile>> GuestFiles::list(const std::string& directory) {
-  const Library& call = handle_->call;
+  const Library& call = handle_->calls();
   DirectoryEntries* const entries = call.readdir(handle_->g, directory.c_str());
   if (entries == nullptr) return handle_->failed(directory);
   std::vector<std::string> names;
@@ -275,7 +279,7 @@ Result<std::vector<GuestFile>> GuestFiles::list(const std::string& directory) {
 
 Result<void> GuestFiles::read(const std::string& path, int fd) {
   const std::string target = fmt::format("/dev/fd/{}", fd);
-  if (handle_->call.download(handle_->g, path.c_str(), target.c_str()) == 0) return {};
+  if (handle_->calls().download(handle_->g, path.c_str(), target.c_str()) == 0) return {};
   return handle_->failed(path);
 }
 
@@ -284,42 +288,31 @@ Result<void> GuestFiles::read_tree(const std::string& directory, int fd) {
   TarOutOptions options = {};
   options.bitmask = TarOutOptions::kNumericOwner;
   options.numericowner = 1;
-  if (handle_->call.tar_out_opts_argv(handle_->g, directory.c_str(), target.c_str(), &options) == 0) return {};
+  // It would follow a link of the guest's into the appliance itself.
+  const std::string real = text_of(handle_->calls().realpath(handle_->g, directory.c_str()));
+  if (real.empty()) return handle_->failed(directory);
+  if (handle_->calls().tar_out_opts_argv(handle_->g, real.c_str(), target.c_str(), &options) == 0) return {};
   return handle_->failed(directory);
 }
 
 void GuestFiles::cancel() {
-  handle_->call.user_cancel(handle_->g);
+  handle_->calls().user_cancel(handle_->g);
 }
 
-Result<void> GuestFiles::show_at(const std::string& directory, const std::function<void()>& ready,
-                                 const std::function<bool()>& stop) {
-  const Library& call = handle_->call;
+Result<void> GuestFiles::show_at(const std::string& directory, const std::function<void()>& ready) {
+  const Library& call = handle_->calls();
   MountLocalOptions options = {};
   options.bitmask = MountLocalOptions::kReadonly;
   options.readonly = 1;
   if (call.mount_local_argv(handle_->g, directory.c_str(), &options) != 0) {
-    return handle_->failed(fmt::format("'{}' can't be mounted on", directory));
+    return handle_->failed(fmt::format("'{}' can't be mounted on", directory))
+        .with_note(
+            "FUSE is needed: the device /dev/fuse, and fusermount (Debian's package fuse or fuse3) for users "
+            "other than root");
   }
   ready();
-  std::atomic<bool> ended = false;
-  // Unmounting from another thread is what libguestfs provides for this (guestfs(3), guestfs_umount_local).
-  std::thread watcher([&] {
-    while (!ended) {
-      if (stop()) {
-        UmountLocalOptions retry = {};
-        retry.bitmask = UmountLocalOptions::kRetry;
-        retry.retry = 1;
-        call.umount_local_argv(handle_->g, &retry);
-        return;
-      }
-      std::this_thread::sleep_for(std::chrono::milliseconds(100));
-    }
-  });
-  const int served = call.mount_local_run(handle_->g);
-  ended = true;
-  watcher.join();
-  if (served != 0 && !stop()) return handle_->failed(directory);
+  // Unmounted, it ends, and may call that an error.
+  handle_->calls().mount_local_run(handle_->g);
   return {};
 }
 

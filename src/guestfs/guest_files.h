@@ -74,9 +74,8 @@ class GuestFiles {
   void cancel();
 
   // Shows what is mounted at an empty directory of this host through FUSE, to this user, until somebody unmounts it
-  // or `stop` says so (asked from another thread a few times a second). `ready` is called when it is there.
-  Result<void> show_at(const std::string& directory, const std::function<void()>& ready,
-                       const std::function<bool()>& stop);
+  // there. `ready` is called when it is there.
+  Result<void> show_at(const std::string& directory, const std::function<void()>& ready);
 
  private:
   class Handle;

@@ -68,12 +68,6 @@ struct MountLocalOptions {  // guestfs_mount_local_argv
   int cachetimeout;
   int debugcalls;
 };
-struct UmountLocalOptions {  // guestfs_umount_local_argv
-  static constexpr uint64_t kRetry = 1U << 0U;
-  uint64_t bitmask;
-  int retry;
-};
-
 using ErrorHandler = void (*)(Guest* g, void* opaque, const char* message);
 
 // X(name without "guestfs_", what it returns, what it takes). Texts and lists that are returned are the caller's, who
@@ -100,6 +94,7 @@ using ErrorHandler = void (*)(Guest* g, void* opaque, const char* message);
   X(lstatns, FileStatus*, (Guest * g, const char* path))                                                      \
   X(lstatnslist, FileStatuses*, (Guest * g, const char* path, char* const* names))                            \
   X(readdir, DirectoryEntries*, (Guest * g, const char* path))                                                \
+  X(realpath, char*, (Guest * g, const char* path))                                                           \
   X(readlink, char*, (Guest * g, const char* path))                                                           \
   X(readlinklist, char**, (Guest * g, const char* path, char* const* names))                                  \
   X(download, int, (Guest * g, const char* path, const char* local_file))                                     \
@@ -107,7 +102,6 @@ using ErrorHandler = void (*)(Guest* g, void* opaque, const char* message);
   X(user_cancel, int, (Guest * g))                                                                            \
   X(mount_local_argv, int, (Guest * g, const char* local_directory, const MountLocalOptions*))                \
   X(mount_local_run, int, (Guest * g))                                                                        \
-  X(umount_local_argv, int, (Guest * g, const UmountLocalOptions*))                                           \
   X(free_dirent_list, void, (DirectoryEntries*))                                                              \
   X(free_statns, void, (FileStatus*))                                                                         \
   X(free_statns_list, void, (FileStatuses*))

@@ -54,7 +54,8 @@ class NbdkitFilesCommandTest : public testing::Test {
   void TearDown() override {
     if (IsSkipped()) return;
     for (const auto& left : std::filesystem::directory_iterator(temp_.path())) {
-      EXPECT_FALSE(left.path().filename().string().starts_with("varve-")) << left.path();
+      const std::string name = left.path().filename();
+      EXPECT_FALSE(name.starts_with("varve-") || name.starts_with("libguestfs")) << left.path();
     }
   }
 
@@ -198,6 +199,9 @@ TEST_F(NbdkitFilesCommandTest, FilesAreListedPrintedAndCopiedAsTheyWere) {
   std::filesystem::create_hard_link(files + "/home/again", files + "/home/twice");
   std::filesystem::create_symlink("/etc/passwd", files + "/home/link");
   ASSERT_EQ(::chmod((files + "/home/program").c_str(), 04755), 0);
+  std::filesystem::create_symlink("/home", files + "/way");  // absolute: in the guest, and nowhere else
+  ASSERT_EQ(::chmod((files + "/home").c_str(), 0700), 0);
+  ASSERT_EQ(::chmod((files + "/home/again").c_str(), 0400), 0);
   ASSERT_EQ(::mkfifo((files + "/home/fifo").c_str(), 0666), 0);
   make_machine({make_ext4("a.raw", files)});
   host_.varve_ok({"snapshot", "create", kDomain, kSnapshot});
@@ -217,22 +221,28 @@ TEST_F(NbdkitFilesCommandTest, FilesAreListedPrintedAndCopiedAsTheyWere) {
   EXPECT_TRUE(printed.out == binary) << printed.out.size();
 
   const std::string target = temp_.path() + "/out";
-  const ProcessResult copied = host_.varve({"snapshot", "cp", kDomain, inside("/home"), target});
+  const ProcessResult copied = host_.varve({"snapshot", "cp", kDomain, inside("/way/"), target});
   ASSERT_EQ(copied.exit_code, 0) << copied.err;
   EXPECT_TRUE(text_of(target + "/Über uns/a b.bin") == binary);
   struct stat status = {};
   ASSERT_EQ(::stat((target + "/program").c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 07777U, 0755U) << "a guest's setuid program";
+  ASSERT_EQ(::stat((target + "/again").c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 07777U, 0400U);
+  ASSERT_EQ(::stat(target.c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 07777U, 0700U);
   EXPECT_EQ(std::filesystem::read_symlink(target + "/link"), "/etc/passwd");
   EXPECT_EQ(text_of(target + "/twice"), "twice");
   EXPECT_FALSE(std::filesystem::exists(target + "/fifo"));
-  EXPECT_THAT(copied.err, HasSubstr("/home/fifo is left out"));
+  EXPECT_THAT(copied.err, HasSubstr("/way/fifo is left out"));
 
   // Refused before an appliance is started.
   const ProcessResult again = host_.varve({"snapshot", "cp", kDomain, inside("/home/again"), target});
   EXPECT_EQ(again.exit_code, 3);
   EXPECT_THAT(again.err, HasSubstr("is there already"));
   EXPECT_EQ(host_.varve({"snapshot", "ls", kDomain, "nothing:/"}).exit_code, 4);
+  host_.varve_ok({"--dry-run", "snapshot", "cp", kDomain, inside("/home"), target + "2"});
+  EXPECT_FALSE(std::filesystem::exists(target + "2"));
 }
 
 TEST_F(NbdkitFilesCommandTest, ASystemIsReadAsItMountsItself) {
@@ -276,10 +286,12 @@ TEST_F(NbdkitFilesCommandTest, ASnapshotIsMountedUntilItIsUnmounted) {
   };
   {
     BackgroundProcess disk(with("--disk=vda"));
-    ASSERT_TRUE(disk.wait_for("ends it.")) << disk.output();
+    const bool there = disk.wait_for("ends it.");
+    if (!there && disk.output().find("FUSE is needed") != std::string::npos) GTEST_SKIP() << "needs FUSE";
+    ASSERT_TRUE(there) << disk.output();
     EXPECT_EQ(std::filesystem::file_size(directory + "/vda"), std::filesystem::file_size(raw));
     EXPECT_TRUE(text_of(directory + "/vda") == text_of(raw));
-    ::kill(disk.pid(), SIGTERM);
+    run_ok({"umount", directory});
     EXPECT_EQ(disk.close_and_wait(), 0) << disk.output();
     EXPECT_TRUE(std::filesystem::is_empty(directory));
   }
@@ -287,8 +299,7 @@ TEST_F(NbdkitFilesCommandTest, ASnapshotIsMountedUntilItIsUnmounted) {
   ASSERT_TRUE(mounted.wait_for("ends it.", std::chrono::minutes(5))) << mounted.output();
   EXPECT_EQ(text_of(directory + "/etc/passwd"), "root:x:0:0\n");
   EXPECT_FALSE(std::ofstream(directory + "/new").is_open());
-  EXPECT_FALSE(std::filesystem::exists(directory + "/new"));
-  run_ok({"umount", directory});
+  ::kill(mounted.pid(), SIGTERM);
   EXPECT_EQ(mounted.close_and_wait(), 0) << mounted.output();
   EXPECT_TRUE(std::filesystem::is_empty(directory));
 }

@@ -10,7 +10,9 @@ set -euo pipefail
 
 directory=${1:?usage: make_guest.sh DIRECTORY}
 script=$(readlink -f "$0")
-if [ -e "$directory/initrd" ] && [ ! "$script" -nt "$directory/initrd" ]; then exit 0; fi
+PATH=$PATH:/usr/sbin:/sbin
+command -v depmod >/dev/null || { echo "make_guest.sh: depmod (package kmod) is missing" >&2; exit 1; }
+if [ -e "$directory/initrd" ] && [ -e "$directory/modules" ] && [ ! "$script" -nt "$directory/initrd" ]; then exit 0; fi
 mkdir -p "$directory"
 work=$(mktemp -d "${TMPDIR:-/tmp}/varve-guest.XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -85,11 +87,8 @@ INIT
 chmod 755 "$root/init"
 (cd "$root" && find . | "$root/bin/busybox" cpio -o -H newc 2>/dev/null) | gzip >"$work/initrd"
 cp "$packages"/boot/vmlinuz-* "$directory/vmlinuz"
-if command -v depmod >/dev/null; then
-  version=$(basename "$packages"/lib/modules/*)
-  depmod -b "$packages" "$version"
-  rm -rf "$directory/modules" "$directory/appliance"
-  mv "$packages/lib/modules" "$directory/modules"
-  mkdir "$directory/appliance"  # what libguestfs makes out of it
-fi
+depmod -b "$packages" "$(basename "$packages"/lib/modules/*)"
+rm -rf "$directory/modules" "$directory/appliance"
+mv "$packages/lib/modules" "$directory/modules"
+mkdir "$directory/appliance"  # what libguestfs makes out of it
 mv "$work/initrd" "$directory/initrd"
