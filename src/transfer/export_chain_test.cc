@@ -173,6 +173,24 @@ TEST_F(ExportChainTest, APileHasAnEnd) {
   EXPECT_THAT(read(std::to_string(kMaxIncrements + 1)), HasSubstr("stand on one another"));
 }
 
+TEST_F(ExportChainTest, QemuFollowsThePileToItsEnd) {
+  REQUIRES_PROGRAM("qemu-img");
+  // As long as in a tree of libvirt's.
+  const auto name = [](size_t level) { return fmt::format("{}{}", std::string(70, 'n'), level); };
+  std::string contents(2 << 20, 'x');
+  make_full(name(0), contents);
+  for (size_t level = 1; level <= kMaxIncrements; ++level) {
+    contents[level << 16 >> 1] = 'y';
+    contents[0] = static_cast<char>(level);
+    stack(name(level), name(level - 1), contents);
+  }
+  const auto chain = ExportChain::open(directory(name(kMaxIncrements)), "vm");
+  ASSERT_TRUE(chain);
+  EXPECT_GT(chain->path_in_qemu(chain->layout().root(), kDisk).size(), 2000U);
+  EXPECT_TRUE(converted(name(kMaxIncrements), contents.size()) == contents);
+  EXPECT_EQ(std::filesystem::canonical(chain->path_in_qemu(chain->layout().root(), kDisk)), root_ / name(0) + kDisk);
+}
+
 TEST_F(ExportChainTest, ManifestsThatContradictEachOtherAreRefused) {
   make_full("0", std::string(3 << 20, 'x'));
   stack("1", "0", std::string(3 << 20, 'y'));
@@ -225,6 +243,10 @@ TEST_F(ExportChainTest, ADeltaIsWhatTheManifestSays) {
   refused("by the manifest it should on", {"-F", "raw", "-b", "/etc/passwd"});
   refused("by the manifest it should on", {"-F", "qcow2", "-b", name});
   refused("by the manifest it should on", {});
+  refused("another kind than varve writes", {"-F", "raw", "-b", name, "-o", "cluster_size=512"});
+  refused("another kind than varve writes", {"-F", "raw", "-b", name, "-o", "extended_l2=on"});
+  refused("another kind than varve writes", {"-F", "raw", "-b", name, "-o", "compression_type=zstd"});
+  refused("another kind than varve writes", {"-F", "raw", "-b", name, "-o", "compat=0.10"});
   refused("has its data in another file", {"-o", "data_file=" + (root_ / "stolen")});
   refused("it is encrypted", {"--object", "secret,id=s,data=x", "-F", "raw", "-b", name, "-o",
                               "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"});
