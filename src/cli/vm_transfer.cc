@@ -344,6 +344,7 @@ Result<ExitCode> import_from(Context& context, Host& host, const std::string& di
                              const std::function<Result<void>()>& before_end) {
   const auto source = TRY(open_host_at(context, directory_uri(directory), "vm import"));
   const std::string domain = TRY(choose_domain(source->layout(), request.domain));
+  TRY(check_no_increment(host.layout(), domain));
   Manifest manifest = TRY(load_manifest(source->layout(), domain));
   Transfer transfer = TRY(Transfer::plan(*source, host,
                                          {.purpose = TransferPurpose::kImport,
@@ -445,6 +446,7 @@ Result<void> check_space(const ExportChain& chain, const ImportDirectory& direct
 Result<ExitCode> import_increment(Context& context, Host& host, const ExportChain& chain, const Request& request) {
   const std::string& domain = chain.manifest().domain;
   const std::string images = request.images.empty() ? host.images_directory() : tidy(request.images);
+  TRY(check_no_increment(host.layout(), domain));
   const bool is_done = TRY(is_imported(host, chain));
   std::map<std::string, uint64_t> data;
   if (!is_done) {

@@ -12,6 +12,7 @@
 #include "transfer/checksum.h"
 #include "transfer/delta.h"
 #include "transfer/export_directory.h"
+#include "transfer/increment_check.h"
 
 namespace varve {
 namespace {
@@ -171,6 +172,29 @@ TEST_F(ExportChainTest, APileHasAnEnd) {
   }
   EXPECT_EQ(read(std::to_string(kMaxIncrements)), "x");
   EXPECT_THAT(read(std::to_string(kMaxIncrements + 1)), HasSubstr("stand on one another"));
+}
+
+TEST_F(ExportChainTest, WhatWasWrittenIsOpenedAgain) {
+  make_full("0", std::string(3 << 20, 'x'));
+  stack("1", "0", std::string(3 << 20, 'y'));
+  const Manifest made = ExportChain::open(directory("1"), "vm")->manifest();
+  EXPECT_TRUE(check_can_be_imported(directory("1"), made));
+  const auto refused = [&](const Manifest& manifest, const std::string& reason) {
+    const auto checked = check_can_be_imported(directory("1"), manifest);
+    ASSERT_FALSE(checked);
+    EXPECT_THAT(checked.error().message, HasSubstr("could not be imported again"));
+    EXPECT_THAT(checked.error().message, HasSubstr(reason));
+  };
+  Manifest other = made;
+  other.files[0].sha256[0] ^= 1;
+  refused(other, "does not read back as it was written");
+  other = made;
+  other.base->directory = "../\xe4";
+  EXPECT_FALSE(save_manifest(directory("1"), other));
+  std::filesystem::resize_file(root_ / "1/vm.increment" + kDisk + ".delta", 400000);
+  refused(made, "has 400000 bytes");
+  std::filesystem::rename(root_ / "0", root_ / "2");
+  refused(made, "stands on an earlier one");
 }
 
 TEST_F(ExportChainTest, QemuFollowsThePileToItsEnd) {

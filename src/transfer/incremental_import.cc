@@ -168,8 +168,15 @@ Result<std::string> find_damage(const ExportChain& chain, const std::string& pat
 }
 
 Error damage_error(const ExportChain& chain, const std::string& path, Error otherwise) {
+  if (chain.manifest().find(path) == nullptr) return otherwise;
+  otherwise.notes.clear();  // of an import that can be gone on with
   const auto damaged = find_damage(chain, path);
-  if (!damaged || damaged->empty()) return otherwise;
+  if (!damaged) return std::move(otherwise).with_note(damaged.error().message);
+  if (damaged->empty()) {
+    return std::move(otherwise).with_note(
+        "read again, every stored file that it is made of is what its manifest says: give the command again; if that "
+        "does not help, a disk or this machine's memory is not to be trusted, or the export was made wrong");
+  }
   std::string directory = chain.layout().root();
   for (const StoredFile& stored : chain.stored_files(path)) {
     if (stored.layout.shown(stored.path) == *damaged) directory = stored.layout.root();

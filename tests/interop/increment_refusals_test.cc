@@ -64,6 +64,23 @@ TEST_F(IncrementRefusalTest, AFileWithTheNameOfADeltaIsRefused) {
   refused({"1", "--since", "erster Stand"}, "which is another file of the machine");
 }
 
+TEST_F(IncrementRefusalTest, APileHasAnEnd) {
+  host_.varve_ok({"vm", "create", "small", "--disk", "2M"});
+  host_.varve_ok({"snapshot", "create", "small", "s"});
+  host_.varve_ok({"vm", "export", "small", backup("0")});
+  const auto export_upon = [&](int number) {
+    return host_.varve({"vm", "export", "small", backup(std::to_string(number)), "--since", "s", "--base",
+                        backup(std::to_string(number - 1))});
+  };
+  for (int number = 1; number <= 32; ++number) ASSERT_EQ(export_upon(number).exit_code, 0);
+  const ProcessResult result = export_upon(33);
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_THAT(result.err, HasSubstr("32 incremental exports stand on one another"));
+  EXPECT_FALSE(fs::exists(backup("33")));
+  const HostDirectory other;
+  other.varve_ok({"vm", "import", backup("32"), "small"});
+}
+
 TEST_F(IncrementRefusalTest, AnEmptyTextIsNoRequest) {
   refused({"1", "--since", ""}, "an empty text is no name", 2);
   refused({"1", "--since", "erster Stand", "--base", ""}, "an empty text is no name", 2);
@@ -84,6 +101,8 @@ TEST_F(IncrementRefusalTest, AHostIsNoPlaceForAnIncrementAndViceVersa) {
   const ProcessResult moved = host_.varve({"vm", "move", kName, "--to", "dir:" + backup("1")});
   EXPECT_EQ(moved.exit_code, 3);
   EXPECT_THAT(moved.err, HasSubstr("has an incremental export of 'Büro PC' already"));
+  EXPECT_THAT(HostDirectory(backup("1")).varve({"vm", "import", backup("full")}).err,
+              HasSubstr("has an incremental export of 'Büro PC' already"));
 }
 
 TEST_F(IncrementRefusalTest, AnImportIsToldBeforehandWhatIsInItsWay) {
