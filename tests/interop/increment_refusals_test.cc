@@ -106,6 +106,14 @@ TEST_F(IncrementRefusalTest, AHostIsNoPlaceForAnIncrementAndViceVersa) {
               HasSubstr("has an incremental export of 'Büro PC' already"));
 }
 
+TEST_F(IncrementRefusalTest, WhoWorksInAnExportIsToldWhatThatCosts) {
+  const HostDirectory there(backup("full"));
+  const std::vector<std::string> command = {"snapshot", "create", kName, "dort"};
+  EXPECT_THAT(there.varve({"--dry-run", "snapshot", "create", kName, "dort"}).out, HasSubstr("is an export here"));
+  EXPECT_THAT(there.varve(command).err, HasSubstr("nor an incremental export that stands on it"));
+  EXPECT_THAT(host_.varve(command).err, Not(HasSubstr("export")));
+}
+
 TEST_F(IncrementRefusalTest, AnImportIsToldBeforehandWhatIsInItsWay) {
   host_.fill(image(), 2, 10, 1);
   export_ok({"1", "--since", "erster Stand"});
