@@ -14,6 +14,7 @@
 #include "cli/output.h"
 #include "cli/plan_text.h"
 #include "host/directory_host.h"
+#include "transfer/manifest.h"
 #ifdef VARVE_WITH_LIBVIRT
 #include "libvirt/libvirt_host.h"
 #endif
@@ -102,7 +103,8 @@ Result<std::unique_ptr<Host>> open_chosen(Context& context, const HostChoice& ch
   if (!host && host.error().kind == ErrorKind::kNotFound) {
     if (if_missing == IfMissing::kCreate) {
       return make_error(ErrorKind::kNotFound, fmt::format("the host {} does not exist yet", choice.uri))
-          .with_note(fmt::format("a dry run makes no directory: `mkdir -p '{}'`, and it tells what would be done", root));
+          .with_note(
+              fmt::format("a dry run makes no directory: `mkdir -p '{}'`, and it tells what would be done", root));
     }
     return make_error(ErrorKind::kNotFound, fmt::format("the host {} does not exist", choice.uri))
         .with_note(fmt::format("it was chosen {}; `varve vm create` and `varve vm define` make it", choice.reason));
@@ -125,6 +127,12 @@ Result<std::unique_ptr<Host>> open_host_at(Context& context, const std::string& 
 
 Result<ExitCode> run_or_print(Context& context, Operation& operation, const std::string& done, nlohmann::json result) {
   TRY(operation.check());
+  if (operation.layout().resolve(fmt::format("/{}{}", operation.domain(), kManifestSuffix))) {
+    operation.plan().notes.push_back(
+        fmt::format("'{}' is an export here: what is changed in it can't be imported any more, nor an incremental "
+                    "export that stands on it",
+                    operation.domain()));
+  }
   if (context.options.dry_run) {
     print_plan(context.output, context.options.json, operation.plan());
     return ExitCode::kDone;

@@ -3,10 +3,13 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <ctime>
 #include <filesystem>
+#include <functional>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -16,6 +19,7 @@
 #include "cli/interrupt.h"
 #include "cli/local_host.h"
 #include "cli/plan_text.h"
+#include "io/file_limits.h"
 #include "io/free_space.h"
 #include "operation/define_domain.h"
 #include "transfer/archive.h"
@@ -24,6 +28,7 @@
 #include "transfer/incremental_export.h"
 #include "transfer/incremental_import.h"
 #include "transfer/transfer.h"
+#include "transfer/transfer_state.h"
 
 namespace varve::cli {
 
@@ -33,10 +38,10 @@ using nlohmann::json;
 
 struct Request {
   std::string domain;
-  std::string where;   // DIRECTORY, or a host's URI
-  std::string images;  // of the receiving host
-  std::string since;   // a snapshot
-  std::string base;    // the directory of an earlier export
+  std::string where;                 // DIRECTORY, or a host's URI
+  std::string images;                // of the receiving host
+  std::optional<std::string> since;  // a snapshot
+  std::vector<std::string> bases;    // directories of earlier exports
   bool verify = false;
 };
 
@@ -122,6 +127,7 @@ Result<ExitCode> move_domain(Context& context, const Request& request) {
   }
   TRY(host->check_writable());
   const auto target = TRY(open_host_at(context, request.where, "vm move " + request.domain, IfMissing::kCreate));
+  TRY(check_no_increment(target->layout(), request.domain));
   Transfer transfer =
       TRY(Transfer::plan(*host, *target,
                          {.purpose = TransferPurpose::kMove,
@@ -194,13 +200,22 @@ Result<ExitCode> export_archive(Context& context, Host& host, const Request& req
   return ExitCode::kDone;
 }
 
+// An empty variable of a script is no request for everything.
+Result<void> check_not_empty(const Request& request) {
+  const bool is_empty = (request.since && request.since->empty()) ||
+                        std::ranges::any_of(request.bases, [](const std::string& base) { return base.empty(); });
+  if (!is_empty) return {};
+  return make_error(ErrorKind::kInvalidArgument, "an empty text is no name of a snapshot, and of no directory")
+      .with_note("--since takes the name of a snapshot, --base a directory");
+}
+
 Result<ExitCode> export_increment(Context& context, Host& host, const Request& request) {
   const std::string directory = TRY(plain_directory(request.where));
   IncrementalExport exporting =
       TRY(IncrementalExport::plan(host, {.domain = request.domain,
                                          .directory = directory,
-                                         .snapshot = request.since,
-                                         .base = request.base.empty() ? "" : TRY(plain_directory(request.base)),
+                                         .snapshot = *request.since,
+                                         .base = request.bases.empty() ? "" : TRY(plain_directory(request.bases[0])),
                                          .verifies = request.verify}));
   if (context.options.dry_run) {
     print_plan(context.output, context.options.json, exporting.plan());
@@ -228,7 +243,7 @@ Result<ExitCode> export_increment(Context& context, Host& host, const Request& r
        {{"domain", request.domain},
         {"directory", directory},
         {"base", exporting.base_directory()},
-        {"since", request.since},
+        {"since", *request.since},
         {"written_bytes", written},
         {"files", files_json(manifest)},
         {"notes", exporting.plan().notes}});
@@ -236,19 +251,20 @@ Result<ExitCode> export_increment(Context& context, Host& host, const Request& r
 }
 
 Result<ExitCode> export_domain(Context& context, const Request& request) {
-  if (request.since.empty() && !request.base.empty()) {
+  TRY(check_not_empty(request));
+  if (!request.since && !request.bases.empty()) {
     return make_error(ErrorKind::kInvalidArgument, "--base is for exports of what has changed since a snapshot")
         .with_note("`--since NAME` names one that both have");
   }
-  if (!request.since.empty() && is_archive_name(request.where)) {
+  if (request.since && is_archive_name(request.where)) {
     return make_error(ErrorKind::kUnsupported, "what has changed goes into a directory, beside the earlier export's")
         .with_note(
             fmt::format("`varve vm export '{}' DIRECTORY --since '{}'`; without --since, one file takes all of it",
-                        request.domain, request.since));
+                        request.domain, *request.since));
   }
   const auto host = TRY(open_host(context, "vm export " + request.domain));
   if (is_archive_name(request.where)) return export_archive(context, *host, request);
-  if (!request.since.empty()) return export_increment(context, *host, request);
+  if (request.since) return export_increment(context, *host, request);
   const std::string directory = TRY(plain_directory(request.where));
   if (const auto there = Layout::open(directory)) TRY(check_no_increment(*there, request.domain));
   const auto target =
@@ -323,17 +339,19 @@ class Unpacked {
   std::string path_;
 };
 
+// `before_end`: where the source is a copy that nobody needs any more; what becomes of it then.
 Result<ExitCode> import_from(Context& context, Host& host, const std::string& directory, const Request& request,
-                             bool takes_files) {
+                             const std::function<Result<void>()>& before_end) {
   const auto source = TRY(open_host_at(context, directory_uri(directory), "vm import"));
   const std::string domain = TRY(choose_domain(source->layout(), request.domain));
+  TRY(check_no_increment(host.layout(), domain));
   Manifest manifest = TRY(load_manifest(source->layout(), domain));
   Transfer transfer = TRY(Transfer::plan(*source, host,
                                          {.purpose = TransferPurpose::kImport,
                                           .domain = domain,
                                           .images_directory = tidy(request.images),
                                           .verifies = request.verify,
-                                          .takes_files = takes_files,
+                                          .takes_files = before_end != nullptr,
                                           .command = fmt::format("vm import '{}' '{}'", request.where, domain),
                                           .manifest = std::move(manifest)}));
   if (context.options.dry_run) {
@@ -341,6 +359,7 @@ Result<ExitCode> import_from(Context& context, Host& host, const std::string& di
     return ExitCode::kDone;
   }
   TRY(run(context, transfer));
+  if (before_end) TRY(before_end());
   TRY(transfer.finish());
   tell(context, fmt::format("Domain '{}' is imported.", domain), {{"domain", domain}, {"notes", notes_of(transfer)}});
   return ExitCode::kDone;
@@ -352,8 +371,9 @@ Result<std::optional<ExportChain>> increment_in(const std::string& directory, co
   if (!layout) return std::optional<ExportChain>();  // said by whoever opens it as a host
   const std::string domain = TRY(choose_domain(*layout, request.domain));
   if (!TRY(load_manifest(*layout, domain)).base) return std::optional<ExportChain>();
-  return std::optional(
-      TRY(ExportChain::open(*layout, domain, request.base.empty() ? "" : TRY(plain_directory(request.base)))));
+  std::vector<std::string> bases;
+  for (const std::string& base : request.bases) bases.push_back(TRY(plain_directory(base)));
+  return std::optional(TRY(ExportChain::open(*layout, domain, bases)));
 }
 
 Plan plan_of(const ExportChain& chain) {
@@ -370,25 +390,8 @@ Plan plan_of(const ExportChain& chain) {
   return plan;
 }
 
-// What would stop the import in the end, when all of its files are there.
-Result<void> check_identity(const Host& host, const ExportChain& chain) {
-  const std::string& domain = chain.manifest().domain;
-  Preflight preflight(fmt::format("domain '{}' is not imported", domain));
-  if (TRY(host.definitions().exists(domain))) {
-    preflight.refuse(make_error(ErrorKind::kAlreadyExists, fmt::format("there is a domain '{}' already", domain))
-                         .with_note(fmt::format("`varve vm undefine '{}'` makes room, if it is not needed", domain)));
-  }
-  const std::string path = Layout::definition(domain);
-  const DomainDocument definition = TRY(DomainDocument::parse(TRY(chain.document(path)), path));
-  check_uuid(host, definition, preflight, "one of the two has to be undefined: a UUID belongs to one machine");
-  return std::move(preflight).finish();
-}
-
 Result<ExitCode> put_together_and_import(Context& context, Host& host, const ExportChain& chain, const Request& request,
-                                         const ImportDirectory& directory, uint64_t bytes) {
-  SpaceNeeds space;
-  space.add(directory.path(), bytes - std::min(bytes, directory.occupied_bytes()));
-  TRY(space.check());
+                                         const ImportDirectory& directory) {
   {
     const InterruptWatch interrupts;
     ProgressBar bar(fmt::format("put '{}' together", chain.manifest().domain),
@@ -397,38 +400,91 @@ Result<ExitCode> put_together_and_import(Context& context, Host& host, const Exp
                      {.progress = [&](uint64_t at, uint64_t total) { bar.update(at, total); },
                       .cancelled = [] { return interrupted(); }}));
   }
-  return import_from(context, host, directory.path(), request, true);
+  // While the transfer's state is there, the same command comes to its end.
+  return import_from(context, host, directory.path(), request, [&] { return directory.remove(); });
+}
+
+// What was put together is of use for the same command, when what was in the way is not there any more.
+bool may_go_on(ErrorKind kind) {
+  switch (kind) {
+    case ErrorKind::kInterrupted:
+    case ErrorKind::kNoSpace:
+    case ErrorKind::kIo:
+    case ErrorKind::kAlreadyExists:
+    case ErrorKind::kRefused:
+    case ErrorKind::kInUse:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// An earlier import came so far that only its traces are left.
+Result<ExitCode> finish_import(Context& context, Host& host, const ExportChain& chain,
+                               const ImportDirectory& directory) {
+  const std::string& domain = chain.manifest().domain;
+  TRY(directory.remove());
+  TRY(TransferStateFile(host.layout(), domain).remove());
+  tell(context, fmt::format("Domain '{}' is imported: an earlier import had come so far.", domain),
+       {{"domain", domain}, {"notes", json::array()}});
+  return ExitCode::kDone;
+}
+
+Result<void> check_space(const ExportChain& chain, const ImportDirectory& directory,
+                         const std::map<std::string, uint64_t>& data) {
+  const bool has_holes = file_limits(directory.path()).has_holes;
+  uint64_t bytes = 0;
+  for (const ManifestFile& file : chain.manifest().files) {
+    const auto known = data.find(file.path);
+    bytes += has_holes && known != data.end() ? known->second : file.size_bytes;
+  }
+  SpaceNeeds space;
+  space.add(directory.path(), bytes - std::min(bytes, directory.occupied_bytes()));
+  return space.check();
 }
 
 Result<ExitCode> import_increment(Context& context, Host& host, const ExportChain& chain, const Request& request) {
-  TRY(check_identity(host, chain));
-  const uint64_t bytes = TRY(data_bytes(chain));
+  const std::string& domain = chain.manifest().domain;
+  const std::string images = request.images.empty() ? host.images_directory() : tidy(request.images);
+  TRY(check_no_increment(host.layout(), domain));
+  const bool is_done = TRY(is_imported(host, chain));
+  std::map<std::string, uint64_t> data;
+  if (!is_done) {
+    data = TRY(data_bytes(chain));
+    TRY(check_import(host, chain, tidy(request.images), images, data));
+  }
   if (context.options.dry_run) {
-    print_plan(context.output, context.options.json, plan_of(chain));
+    Plan plan = plan_of(chain);
+    if (is_done) plan.steps = {fmt::format("remove what an earlier import left, which has defined '{}'", domain)};
+    print_plan(context.output, context.options.json, plan);
     return ExitCode::kDone;
   }
   TRY(host.check_writable());
   TRY(host.check_images_are_here());
-  const std::string images = request.images.empty() ? host.images_directory() : tidy(request.images);
   const ImportDirectory directory =
       TRY(ImportDirectory::open(TRY(host.layout().make_directories(images)), chain.manifest_sha256().substr(0, 32)));
-  auto done = put_together_and_import(context, host, chain, request, directory, bytes);
-  const bool may_go_on = !done && (done.error().kind == ErrorKind::kInterrupted ||
-                                   done.error().kind == ErrorKind::kNoSpace || done.error().kind == ErrorKind::kIo);
-  if (may_go_on) {
+  if (is_done) return finish_import(context, host, chain, directory);
+  auto done = [&]() -> Result<ExitCode> {
+    TRY(check_space(chain, directory, data));
+    return put_together_and_import(context, host, chain, request, directory);
+  }();
+  if (done) return done;
+  if (may_go_on(done.error().kind) && !directory.is_empty()) {
     return std::move(done)
         .error()
-        .context(fmt::format("domain '{}' is not imported", chain.manifest().domain))
+        .context(fmt::format("domain '{}' is not imported", domain))
         .with_note(fmt::format("what is put together is in {}: the same command goes on with it; remove it if it is "
                                "not wanted any more",
                                directory.path()));
   }
-  const auto removed = directory.remove();
-  if (done) TRY(removed);
-  return done;
+  (void)directory.remove().has_value();
+  if (done.error().kind != ErrorKind::kCorrupt) return done;
+  const std::string path = done.error().path;
+  return damage_error(chain, path, std::move(done).error()).context(fmt::format("domain '{}' is not imported", domain));
 }
 
 Result<ExitCode> import_domain(Context& context, const Request& request) {
+  TRY(check_not_empty(request));
   const std::string path = TRY(plain_directory(request.where));
   std::error_code unknown;
   const bool is_archive = std::filesystem::is_regular_file(path, unknown);
@@ -440,12 +496,12 @@ Result<ExitCode> import_domain(Context& context, const Request& request) {
             "`tar tvf` lists it; unpacked with `tar xf` into a directory, that can be imported, with --dry-run too");
   }
   const auto increment = is_archive ? std::optional<ExportChain>() : TRY(increment_in(path, request));
-  if (!increment && !request.base.empty()) {
+  if (!increment && !request.bases.empty()) {
     return make_error(ErrorKind::kInvalidArgument, fmt::format("{} is whole by itself: --base is of no use", path));
   }
   const auto host = TRY(open_host(context, "vm import " + request.domain, IfMissing::kCreate));
   if (increment) return import_increment(context, *host, *increment, request);
-  if (!is_archive) return import_from(context, *host, path, request, false);
+  if (!is_archive) return import_from(context, *host, path, request, {});
   TRY(host->check_writable());
   TRY(host->check_images_are_here());
   const uint64_t bytes = std::filesystem::file_size(path, unknown);
@@ -462,7 +518,7 @@ Result<ExitCode> import_domain(Context& context, const Request& request) {
       return make_error(ErrorKind::kInterrupted, "it was stopped; nothing was changed");
     }));
   }
-  return import_from(context, *host, unpacked.path(), request, true);
+  return import_from(context, *host, unpacked.path(), request, [] { return Result<void>(); });
 }
 
 void add_action(CLI::App* command, Context& context, const std::shared_ptr<Request>& request,
@@ -502,8 +558,9 @@ void add_vm_transfer(CLI::App& vm, Context& context) {
                    "Write only what differs from an earlier export that has this snapshot, too")
       ->type_name("NAME");
   exporting
-      ->add_option("--base", exported->base,
+      ->add_option("--base", exported->bases,
                    "That export; by default the newest beside DIRECTORY that has the snapshot")
+      ->expected(1)
       ->type_name("DIRECTORY");
   exporting->add_flag("--verify", exported->verify, "Read everything back from the disk, and compare");
   add_action(exporting, context, exported, export_domain);
@@ -514,7 +571,10 @@ void add_vm_transfer(CLI::App& vm, Context& context) {
   importing->add_option("VM", imported->domain, "Where the directory holds several");
   importing->add_option("--images", imported->images, "Where images go, as definitions call it")
       ->type_name("DIRECTORY");
-  importing->add_option("--base", imported->base, "Where the export is that this one stands on, if not where it was")
+  importing
+      ->add_option("--base", imported->bases,
+                   "Where an export is that this one stands on, if not where it was; may be given several times")
+      ->allow_extra_args(false)
       ->type_name("DIRECTORY");
   importing->add_flag("--verify", imported->verify, "Read what was written back from the disk, too");
   add_action(importing, context, imported, import_domain);

@@ -36,6 +36,7 @@ class Operation {
   Plan& plan() { return plan_; }
   const Plan& plan() const { return plan_; }
   const std::string& domain() const { return record_.domain; }
+  const Layout& layout() const { return host_.layout(); }
   // The name of the snapshot that it is about; empty where it is about none.
   const std::string& snapshot() const { return record_.snapshot; }
   void set_snapshot(std::string name) { record_.snapshot = std::move(name); }

@@ -37,6 +37,14 @@ Result<CopiedFile> CopiedFile::open(const Layout& layout, const std::string& roo
   return CopiedFile(TRY(FileDevice::open(path, Access::kReadWrite, LockRequest::raw_writer())));
 }
 
+Result<CopiedFile> CopiedFile::create(const Layout& layout, const std::string& root_path) {
+  TRY(layout.make_directories(directory_of(root_path)));
+  const std::string path = TRY(layout.resolve_for_creation(root_path));
+  TRY(create_empty_file(path, kMode, layout.new_file_owner()));
+  TRY(sync_directory(directory_of(path)));
+  return CopiedFile(TRY(FileDevice::open(path, Access::kReadWrite, LockRequest::raw_writer())));
+}
+
 Result<void> CopiedFile::change_backing_name(const std::string& name) {
   const auto image = TRY(qcow2::Image::open(file_, {.writable = true}));
   const std::optional<std::string> format = image->header().backing_format;

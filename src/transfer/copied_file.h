@@ -17,6 +17,9 @@ class CopiedFile {
   // gets owner, group, mode, ACL and label of `like` where that can be, or is this process's own, mode 0600.
   static Result<CopiedFile> open(const Layout& layout, const std::string& root_path, const FileDevice* like);
 
+  // The same for a file that nobody has made yet: kAlreadyExists.
+  static Result<CopiedFile> create(const Layout& layout, const std::string& root_path);
+
   FileDevice& file() { return *file_; }
   const std::shared_ptr<FileDevice>& device() const { return file_; }
   // Lets the qcow2 image in it stand on another backing file, of the format of the one before. Durable.

@@ -127,7 +127,7 @@ Result<ComparedFiles> compare_files(
 }
 
 Result<void> DeltaFile::create() {
-  file_ = TRY(CopiedFile::open(layout_, path_, nullptr));
+  file_ = TRY(CopiedFile::create(layout_, path_));
   TRY(qcow2::Image::create(file_->file(), {.size = in_sectors(size_),
                                            .cluster_size = kDeltaCluster,
                                            .backing_file = backing_.name,

@@ -19,9 +19,6 @@
 
 namespace varve {
 
-// The unit of difference: a cluster of a delta.
-inline constexpr uint64_t kDeltaCluster = uint64_t{64} << 10;
-
 struct ComparedFiles {
   std::string sha256;          // of the file
   std::string earlier_sha256;  // of the earlier one

@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "base/atomic_file.h"
+#include "base/paths.h"
 #include "domain/xml.h"
 #include "qcow2/image.h"
 #include "transfer/checksum.h"
@@ -17,21 +18,64 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The directory that a manifest calls its base.
-Result<Layout> base_of(const Layout& layout, const std::string& recorded, const std::string& said) {
-  const std::string path = said.empty() ? (fs::path(layout.root()) / recorded).lexically_normal().string() : said;
-  auto base = Layout::open(path);
-  if (!base) {
-    return std::move(base)
-        .error()
-        .context(fmt::format("the export in {} stands on an earlier one", layout.root()))
-        .with_note("bring that back, or say where it is now: `vm import … --base DIRECTORY`");
+constexpr const char* kSayWhere =
+    "bring that back, or say where it is now: `vm import … --base DIRECTORY`, once for each that has moved";
+
+// Where the export is that the one above stands on: the directory that its manifest names, unless one of those that the
+// user names holds the right one.
+class Bases {
+ public:
+  static Result<Bases> open(const std::vector<std::string>& directories, const std::string& domain) {
+    Bases bases;
+    for (const std::string& directory : directories) {
+      Said said{.layout = TRY(Layout::open(directory)), .sha256 = {}};
+      TRY(load_manifest(said.layout, domain, &said.sha256));
+      bases.said_.push_back(std::move(said));
+    }
+    return bases;
   }
-  if (!said.empty() || base->root() == path) return base;
-  return make_error(ErrorKind::kRefused,
-                    fmt::format("{}, which the export in {} stands on, is reached through a link", path, layout.root()))
-      .with_note(fmt::format("`--base '{}'` says that it is meant", base->root()));
-}
+
+  Result<Layout> find(const ExportLevel& above) {
+    for (Said& said : said_) {
+      if (said.sha256 != above.manifest.base->manifest_sha256) continue;
+      said.is_used = true;
+      return said.layout;
+    }
+    const std::string path =
+        (fs::path(above.layout.root()) / above.manifest.base->directory).lexically_normal().string();
+    auto base = Layout::open(path);
+    if (!base) {
+      return std::move(base)
+          .error()
+          .context(fmt::format("the export in {} stands on an earlier one", above.layout.root()))
+          .with_note(kSayWhere);
+    }
+    if (base->root() == path) return base;
+    return make_error(ErrorKind::kRefused,
+                      fmt::format("{}, which the export in {} stands on, is reached through a link", path,
+                                  above.layout.root()))
+        .with_note(fmt::format("`--base '{}'` says that it is meant", base->root()));
+  }
+
+  Result<void> check_all_used(const ExportLevel& top) const {
+    for (const Said& said : said_) {
+      if (said.is_used) continue;
+      return make_error(ErrorKind::kRefused, fmt::format("the export in {} is none that the one in {} stands on: its "
+                                                         "manifest is another one",
+                                                         said.layout.root(), top.layout.root()))
+          .with_note("it was changed or made anew since, or another one is meant");
+    }
+    return {};
+  }
+
+ private:
+  struct Said {
+    Layout layout;
+    std::string sha256;
+    bool is_used = false;
+  };
+  std::vector<Said> said_;
+};
 
 Result<void> check_paths(const ExportLevel& level) {
   for (const ManifestFile& file : level.manifest.files) {
@@ -81,6 +125,10 @@ Result<std::shared_ptr<qcow2::Image>> open_delta(const std::shared_ptr<FileDevic
                             header.backing_file.value_or(""), header.backing_format.value_or("no format"), backing.name,
                             backing.format));
   }
+  if (header.version != 3 || header.cluster_size() != kDeltaCluster || header.refcount_order != 4 ||
+      header.incompatible_features != 0 || header.autoclear_features != 0 || header.bitmaps) {
+    return lies("it is a qcow2 image of another kind than varve writes");
+  }
   if (header.size != in_sectors(size)) {
     return lies(fmt::format("its disk has {} bytes, for a file of {}", header.size, size));
   }
@@ -89,7 +137,9 @@ Result<std::shared_ptr<qcow2::Image>> open_delta(const std::shared_ptr<FileDevic
 
 }  // namespace
 
-Result<ExportChain> ExportChain::open(const Layout& layout, const std::string& domain, const std::string& base) {
+Result<ExportChain> ExportChain::open(const Layout& layout, const std::string& domain,
+                                      const std::vector<std::string>& bases) {
+  Bases said = TRY(Bases::open(bases, domain));
   ExportChain chain;
   Layout at = layout;
   for (;;) {
@@ -110,13 +160,13 @@ Result<ExportChain> ExportChain::open(const Layout& layout, const std::string& d
     const ExportLevel& level = chain.levels_.back();
     TRY(check_paths(level));
     if (chain.levels_.size() > 1) TRY(chain.check_against_base(chain.levels_.size() - 2));
-    if (!level.manifest.base) return chain;
+    if (!level.manifest.base) break;
     if (chain.levels_.size() > kMaxIncrements) {
       return make_error(ErrorKind::kRefused, fmt::format("more than {} incremental exports stand on one another in {}",
                                                          kMaxIncrements, layout.root()))
           .with_note("a full export begins anew: `varve vm export VM DIRECTORY`");
     }
-    at = TRY(base_of(at, level.manifest.base->directory, chain.levels_.size() == 1 ? base : ""));
+    at = TRY(said.find(level));
     const bool is_circle =
         std::ranges::any_of(chain.levels_, [&](const ExportLevel& one) { return one.layout.root() == at.root(); });
     if (is_circle) {
@@ -124,6 +174,8 @@ Result<ExportChain> ExportChain::open(const Layout& layout, const std::string& d
                         fmt::format("the export of '{}' in {} stands on itself", domain, at.root()));
     }
   }
+  TRY(said.check_all_used(chain.levels_.front()));
+  return chain;
 }
 
 ExportChain ExportChain::on(ExportLevel top, const ExportChain& base) {
@@ -189,6 +241,34 @@ DeltaBacking ExportChain::backing_of(const std::string& path, size_t level) cons
     return {.name = name.lexically_normal().string(), .format = file->storage == Storage::kDelta ? "qcow2" : "raw"};
   }
   return {};
+}
+
+std::string ExportChain::path_in_qemu(const std::string& directory, const std::string& path) const {
+  std::string there = directory;
+  for (size_t level = 0; level < levels_.size(); ++level) {
+    const ManifestFile* file = listed(path, level);
+    if (file == nullptr) break;
+    if (level == 0) there += stored_path(levels_[0].manifest, *file);
+    if (file->storage == Storage::kWhole) break;
+    if (file->storage == Storage::kDelta) there = directory_of(there) + "/" + backing_of(path, level).name;
+  }
+  return there;
+}
+
+std::vector<StoredFile> ExportChain::stored_files(const std::string& path) const {
+  std::vector<StoredFile> stored;
+  for (size_t level = 0; level < levels_.size(); ++level) {
+    const ManifestFile* file = listed(path, level);
+    if (file == nullptr) break;
+    const bool is_delta = file->storage == Storage::kDelta;
+    if (file->storage == Storage::kUnchanged) continue;
+    stored.push_back({.layout = levels_[level].layout,
+                      .path = stored_path(levels_[level].manifest, *file),
+                      .size_bytes = is_delta ? file->delta_bytes : file->size_bytes,
+                      .sha256 = is_delta ? file->delta_sha256 : file->sha256});
+    if (!is_delta) break;
+  }
+  return stored;
 }
 
 Result<std::unique_ptr<ExportedFile>> ExportChain::open_file(const std::string& path) const {

@@ -16,11 +16,22 @@
 
 namespace varve {
 
-inline constexpr size_t kMaxIncrements = 100;
+inline constexpr size_t kMaxIncrements = 32;
+
+// The unit of difference: a cluster of a delta.
+inline constexpr uint64_t kDeltaCluster = uint64_t{64} << 10;
 
 struct ExportLevel {
   Layout layout;
   Manifest manifest;
+};
+
+// A file as an export in a chain has it.
+struct StoredFile {
+  Layout layout;
+  std::string path;  // a root path of it
+  uint64_t size_bytes = 0;
+  std::string sha256;
 };
 
 // How the delta of a file names what it stands on.
@@ -31,9 +42,11 @@ struct DeltaBacking {
 
 class ExportChain {
  public:
-  // The export of `domain` in the directory of `layout`. `base`, a host path: where its base is, instead of where its
-  // manifest says; empty: there. kCorrupt, kRefused, kNotFound: with what is the matter, and what helps.
-  static Result<ExportChain> open(const Layout& layout, const std::string& domain, const std::string& base = {});
+  // The export of `domain` in the directory of `layout`. `bases`, host paths: where exports that it stands on are,
+  // if not where the manifests say; which is which, their checksums tell. kCorrupt, kRefused, kNotFound: with what is
+  // the matter, and what helps.
+  static Result<ExportChain> open(const Layout& layout, const std::string& domain,
+                                  const std::vector<std::string>& bases = {});
   // One that is being made: `top` stands on `base`.
   static ExportChain on(ExportLevel top, const ExportChain& base);
 
@@ -51,6 +64,11 @@ class ExportChain {
   Result<std::string> document(const std::string& path) const;
   // How a delta of the file has to name its backing file; of the newest export, or the one `level` below it.
   DeltaBacking backing_of(const std::string& path, size_t level = 0) const;
+  // The path by which QEMU arrives at the last file that the newest one's delta stands on, where the newest export is
+  // in the host directory `directory`: names appended to one another, nothing resolved.
+  std::string path_in_qemu(const std::string& directory, const std::string& path) const;
+  // Where the bytes of the file are, the newest first.
+  std::vector<StoredFile> stored_files(const std::string& path) const;
 
  private:
   using Index = std::unordered_map<std::string, size_t>;  // of a manifest's files, by their paths

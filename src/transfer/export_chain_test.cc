@@ -12,6 +12,7 @@
 #include "transfer/checksum.h"
 #include "transfer/delta.h"
 #include "transfer/export_directory.h"
+#include "transfer/increment_check.h"
 
 namespace varve {
 namespace {
@@ -173,6 +174,47 @@ TEST_F(ExportChainTest, APileHasAnEnd) {
   EXPECT_THAT(read(std::to_string(kMaxIncrements + 1)), HasSubstr("stand on one another"));
 }
 
+TEST_F(ExportChainTest, WhatWasWrittenIsOpenedAgain) {
+  make_full("0", std::string(3 << 20, 'x'));
+  stack("1", "0", std::string(3 << 20, 'y'));
+  const Manifest made = ExportChain::open(directory("1"), "vm")->manifest();
+  EXPECT_TRUE(check_can_be_imported(directory("1"), made));
+  const auto refused = [&](const Manifest& manifest, const std::string& reason) {
+    const auto checked = check_can_be_imported(directory("1"), manifest);
+    ASSERT_FALSE(checked);
+    EXPECT_THAT(checked.error().message, HasSubstr("could not be imported again"));
+    EXPECT_THAT(checked.error().message, HasSubstr(reason));
+  };
+  Manifest other = made;
+  other.files[0].sha256[0] ^= 1;
+  refused(other, "does not read back as it was written");
+  other = made;
+  other.base->directory = "../\xe4";
+  EXPECT_FALSE(save_manifest(directory("1"), other));
+  std::filesystem::resize_file(root_ / "1/vm.increment" + kDisk + ".delta", 400000);
+  refused(made, "has 400000 bytes");
+  std::filesystem::rename(root_ / "0", root_ / "2");
+  refused(made, "stands on an earlier one");
+}
+
+TEST_F(ExportChainTest, QemuFollowsThePileToItsEnd) {
+  REQUIRES_PROGRAM("qemu-img");
+  // As long as in a tree of libvirt's.
+  const auto name = [](size_t level) { return fmt::format("{}{}", std::string(70, 'n'), level); };
+  std::string contents(2 << 20, 'x');
+  make_full(name(0), contents);
+  for (size_t level = 1; level <= kMaxIncrements; ++level) {
+    contents[level << 16 >> 1] = 'y';
+    contents[0] = static_cast<char>(level);
+    stack(name(level), name(level - 1), contents);
+  }
+  const auto chain = ExportChain::open(directory(name(kMaxIncrements)), "vm");
+  ASSERT_TRUE(chain);
+  EXPECT_GT(chain->path_in_qemu(chain->layout().root(), kDisk).size(), 2000U);
+  EXPECT_TRUE(converted(name(kMaxIncrements), contents.size()) == contents);
+  EXPECT_EQ(std::filesystem::canonical(chain->path_in_qemu(chain->layout().root(), kDisk)), root_ / name(0) + kDisk);
+}
+
 TEST_F(ExportChainTest, ManifestsThatContradictEachOtherAreRefused) {
   make_full("0", std::string(3 << 20, 'x'));
   stack("1", "0", std::string(3 << 20, 'y'));
@@ -225,6 +267,10 @@ TEST_F(ExportChainTest, ADeltaIsWhatTheManifestSays) {
   refused("by the manifest it should on", {"-F", "raw", "-b", "/etc/passwd"});
   refused("by the manifest it should on", {"-F", "qcow2", "-b", name});
   refused("by the manifest it should on", {});
+  refused("another kind than varve writes", {"-F", "raw", "-b", name, "-o", "cluster_size=512"});
+  refused("another kind than varve writes", {"-F", "raw", "-b", name, "-o", "extended_l2=on"});
+  refused("another kind than varve writes", {"-F", "raw", "-b", name, "-o", "compression_type=zstd"});
+  refused("another kind than varve writes", {"-F", "raw", "-b", name, "-o", "compat=0.10"});
   refused("has its data in another file", {"-o", "data_file=" + (root_ / "stolen")});
   refused("it is encrypted", {"--object", "secret,id=s,data=x", "-F", "raw", "-b", name, "-o",
                               "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"});

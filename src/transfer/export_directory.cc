@@ -53,6 +53,7 @@ Result<Manifest> load_manifest(const Layout& layout, const std::string& domain, 
 }
 
 Result<void> save_manifest(const Layout& layout, const Manifest& manifest) {
+  if (manifest.base) TRY(check_recordable(manifest));
   // The checksums first: who finds a manifest finds them, too.
   TRY(apply(layout, {.path = fmt::format("/{}{}", manifest.domain, kChecksumsSuffix),
                      .contents = to_checksums(manifest),

@@ -12,8 +12,6 @@
 #include "base/paths.h"
 #include "base/unique_fd.h"
 #include "base/units.h"
-#include "io/file_limits.h"
-#include "io/free_space.h"
 #include "store/file_change.h"
 #include "store/journal.h"
 #include "transfer/checksum.h"
@@ -22,6 +20,8 @@
 #include "transfer/export_directory.h"
 #include "transfer/file_copy.h"
 #include "transfer/increment_base.h"
+#include "transfer/increment_check.h"
+#include "transfer/incremental_import.h"
 
 namespace varve {
 
@@ -34,6 +34,15 @@ constexpr uint64_t kMinDeltaFile = uint64_t{1} << 20;
 
 std::string unfinished_mark(const std::string& domain) {
   return Layout::increment_directory(domain) + "/.unfinished";
+}
+
+// Nothing but what making the mark leaves on the way: the directory was made right before.
+bool is_without_mark(const std::string& increment) {
+  std::error_code failed;
+  for (fs::directory_iterator at(increment, failed), end; at != end && !failed; at.increment(failed)) {
+    if (!is_temporary_file_name(at->path().filename().string())) return false;
+  }
+  return !failed;
 }
 
 // Where an increment could go: nothing of that domain is there, or what an interrupted one left.
@@ -49,7 +58,7 @@ Result<void> check_is_free(const std::string& directory, const std::string& doma
   const std::string increment = directory + Layout::increment_directory(domain);
   if (!fs::exists(fs::symlink_status(increment, unknown))) return {};
   if (fs::is_directory(fs::symlink_status(increment, unknown)) &&
-      fs::exists(directory + unfinished_mark(domain), unknown) &&
+      (fs::exists(directory + unfinished_mark(domain), unknown) || is_without_mark(increment)) &&
       !fs::exists(fmt::format("{}/{}{}", directory, domain, kManifestSuffix), unknown)) {
     return {};
   }
@@ -57,31 +66,11 @@ Result<void> check_is_free(const std::string& directory, const std::string& doma
       .with_note("nothing is overwritten: an incremental export needs a directory of its own");
 }
 
-// What the file system has against the names.
-void check_names(const std::string& directory, const std::vector<std::string>& paths, Preflight& preflight) {
-  const FileLimits limits = file_limits(directory);
-  if (!limits.has_strict_names) return;
-  for (const std::string& path : paths) {
-    const std::string name = fs::path(path).filename();
-    if (is_strict_name(name)) continue;
-    preflight.refuse(make_error(ErrorKind::kRefused, fmt::format("a file on the file system {} at {} can't be called "
-                                                                 "'{}'",
-                                                                 limits.file_system, directory, name))
-                         .with_note("rename it, or take a drive with ext4, XFS or btrfs"));
-  }
-}
-
 Result<void> remove_directory(const std::string& path) {
   std::error_code failed;
   fs::remove_all(path, failed);  // links are not followed
   if (failed) return system_error(failed.value(), fmt::format("can't remove {}", path), path);
   return sync_directory(directory_of(path));
-}
-
-std::string nearest_directory(std::string path) {
-  std::error_code unknown;
-  while (path.size() > 1 && !fs::exists(path, unknown)) path = directory_of(path);
-  return path;
 }
 
 }  // namespace
@@ -116,32 +105,42 @@ Result<IncrementalExport> IncrementalExport::plan(Host& source, IncrementRequest
                           result.request_.snapshot, preflight));
   preflight.accept(result.base_.check_files({}));
   preflight.accept(check_is_free(directory, result.request_.domain));
+  check_is_no_host(directory, result.request_.domain, preflight);
 
   result.placement_ = place_in_archive(result.inventory_);
   Plan& plan = result.plan_;
-  std::vector<std::string> paths;
-  uint64_t new_bytes = 0;
+  const std::string& name = result.request_.domain;
+  PlannedIncrement planned{.directory = directory,
+                           .manifest = {.domain = name,
+                                        .uuid = result.domain_.definition.uuid(),
+                                        .created_sec = 0,
+                                        .files = {},
+                                        .base = ManifestBase{.directory = result.base_directory_,
+                                                             .manifest_sha256 = result.base_.manifest_sha256(),
+                                                             .snapshot = result.request_.snapshot}},
+                           .data_bytes = {}};
+  const auto document = [&](const std::string& path, FileRole role) {
+    planned.manifest.files.push_back({.path = path, .role = role, .size_bytes = 0, .sha256 = {}});
+  };
   for (const PlacedFile& placed : result.placement_.files) {
     const std::string shown = source.layout().shown(placed.file->path);
-    paths.push_back(placed.path);
+    ManifestFile& file = planned.manifest.files.emplace_back();
+    file = {.path = placed.path, .role = placed.file->role, .size_bytes = placed.file->stamp.size, .sha256 = {}};
     if (result.base_.manifest().find(placed.path) != nullptr) {
+      file.storage = Storage::kDelta;
       plan.steps.push_back(fmt::format("write what differs of {} ({}, {} of data)", shown, name_of(placed.file->role),
                                        format_size(placed.file->data_bytes)));
       continue;
     }
-    new_bytes += placed.file->data_bytes;
+    planned.data_bytes.emplace(placed.path, placed.file->data_bytes);
     plan.steps.push_back(fmt::format("copy {}, which the earlier export does not have ({}, {} of data)", shown,
                                      name_of(placed.file->role), format_size(placed.file->data_bytes)));
   }
+  document(Layout::definition(name), FileRole::kDefinition);
   for (const SnapshotDocument& snapshot : result.inventory_.snapshots) {
-    paths.push_back(Layout::snapshot(result.request_.domain, snapshot.name()));
+    document(Layout::snapshot(name, snapshot.name()), FileRole::kSnapshot);
   }
-  const std::string nearest = nearest_directory(directory);
-  check_names(nearest, paths, preflight);
-  // How much differs is known when it has been compared, which takes as long as the export itself.
-  SpaceNeeds space;
-  space.add(nearest, new_bytes);
-  preflight.accept(space.check());
+  check_increment(std::move(planned), result.base_, preflight);
   TRY(std::move(preflight).finish());
   plan.title = fmt::format("export '{}' since '{}'", result.request_.domain, result.request_.snapshot);
   plan.checks.push_back(fmt::format("the export in {} is of the same machine, and has the same snapshot '{}'",
@@ -199,7 +198,7 @@ Result<void> IncrementalExport::Writing::document(const std::string& path, FileR
 
 Result<void> IncrementalExport::Writing::whole_file(BlockDevice& contents, ManifestFile& file) {
   file.storage = Storage::kWhole;
-  CopiedFile copied = TRY(CopiedFile::open(layout(), stored_path(made_.manifest, file), nullptr));
+  CopiedFile copied = TRY(CopiedFile::create(layout(), stored_path(made_.manifest, file)));
   Checksum checksum = TRY(Checksum::begin(ChecksumKind::kSha256));
   TRY(copy_device(contents, copied.file(),
                   {.bytes = [&](std::span<const std::byte> bytes) { checksum.add(bytes); },
@@ -213,6 +212,7 @@ Result<void> IncrementalExport::Writing::changed_file(BlockDevice& contents, Man
                                                       const ManifestFile& earlier) {
   const ExportChain chain = ExportChain::on(made_, exporting_.base_);
   const std::shared_ptr<ExportedFile> then = TRY(exporting_.base_.open_file(file.path));
+  if (exporting_.request_.verifies) then->forget_cached();
   file.storage = Storage::kDelta;
   DeltaFile delta(layout(), stored_path(made_.manifest, file), file.size_bytes, chain.backing_of(file.path), then);
   const bool is_small = file.size_bytes < kMinDeltaFile;
@@ -226,8 +226,9 @@ Result<void> IncrementalExport::Writing::changed_file(BlockDevice& contents, Man
       [this](uint64_t done) { return advance(done); }));
   file.sha256 = compared.sha256;
   if (compared.earlier_sha256 != earlier.sha256) {
-    return make_error(ErrorKind::kCorrupt,
-                      fmt::format("{} is not what the manifest of the earlier export says", then->name()))
+    const auto damaged = find_damage(exporting_.base_, file.path);
+    return make_error(ErrorKind::kCorrupt, fmt::format("{} is not what the manifest of the earlier export says",
+                                                       damaged && !damaged->empty() ? *damaged : then->name()))
         .with_note(
             "that export was changed or damaged after it was made, and is no use as a base; a full export needs "
             "none");
@@ -309,6 +310,7 @@ Result<Manifest> IncrementalExport::Writing::run(int64_t now_sec) {
   }
   step("write the manifest");
   TRY(save_manifest(layout(), made_.manifest));
+  TRY(check_can_be_imported(layout(), made_.manifest));
   step("remove the mark");
   return made_.manifest;
 }

@@ -1,6 +1,7 @@
 // An incremental export, with everything that it stands on, becomes a full one again: what an import takes.
 #pragma once
 
+#include <map>
 #include <string>
 
 #include "base/result.h"
@@ -18,6 +19,7 @@ class ImportDirectory {
   static Result<ImportDirectory> open(const std::string& parent, const std::string& key);
 
   const std::string& path() const { return path_; }
+  bool is_empty() const;
   uint64_t occupied_bytes() const;
   // With everything that is left in it.
   Result<void> remove() const;
@@ -33,7 +35,24 @@ class ImportDirectory {
 // files.
 Result<void> put_together(const ExportChain& chain, const std::string& directory, const Watch& watch);
 
-// The space that this takes, in bytes: data without its holes. Opens every file, and so finds what is missing or lies.
-Result<uint64_t> data_bytes(const ExportChain& chain);
+// The space that each file takes, in bytes, by its path: data without its holes. Opens every file, and so finds what
+// is missing or lies.
+Result<std::map<std::string, uint64_t>> data_bytes(const ExportChain& chain);
+
+// What would stop the import in the end, when all of its files are there: everything that the host has against it, with
+// its images in `images_directory` (a root path; empty: where they were) and put together in `put_together_in` (one of
+// them).
+Result<void> check_import(Host& host, const ExportChain& chain, const std::string& images_directory,
+                          const std::string& put_together_in, const std::map<std::string, uint64_t>& data);
+
+// An import of this very export came as far as to define the domain, and its end is all that is left to do.
+Result<bool> is_imported(const Host& host, const ExportChain& chain);
+
+// The host path of the stored file that is not what the manifest beside it says, and so makes the file of the machine
+// another one; empty: there is none. Reads all of them.
+Result<std::string> find_damage(const ExportChain& chain, const std::string& path);
+
+// The error for that, or `otherwise`.
+Error damage_error(const ExportChain& chain, const std::string& path, Error otherwise);
 
 }  // namespace varve

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "domain/names.h"
+#include "domain/xml.h"
 #include "store/layout.h"
 
 namespace varve {
@@ -16,6 +17,8 @@ namespace {
 
 using nlohmann::json;
 
+// What is no UTF-8 becomes something that is: check_recordable() tells.
+constexpr auto kReplaced = json::error_handler_t::replace;
 constexpr const char* kFormat = "varve-export";
 constexpr int kVersion = 1;
 constexpr int kIncrementalVersion = 2;
@@ -158,6 +161,19 @@ const ManifestFile* Manifest::find(std::string_view path) const {
   return found == files.end() ? nullptr : &*found;
 }
 
+Result<void> check_recordable(const Manifest& manifest) {
+  const auto check = [](const std::string& what, const std::string& name) -> Result<void> {
+    if (xml::is_utf8(name)) return {};
+    return make_error(ErrorKind::kRefused, fmt::format("{} '{}' is not valid UTF-8, and a manifest can't record it",
+                                                       what, json(name).dump(-1, ' ', true, kReplaced)))
+        .with_note("rename it, and give the command again");
+  };
+  for (const ManifestFile& file : manifest.files) TRY(check("the path", file.path));
+  if (!manifest.base) return {};
+  TRY(check("the name of the earlier export's directory", manifest.base->directory));
+  return check("the name of the snapshot", manifest.base->snapshot);
+}
+
 std::string to_json(const Manifest& manifest) {
   json files = json::array();
   for (const ManifestFile& file : manifest.files) files.push_back(to_json(file, manifest.base.has_value()));
@@ -172,7 +188,7 @@ std::string to_json(const Manifest& manifest) {
                         {"manifest_sha256", manifest.base->manifest_sha256},
                         {"snapshot", manifest.base->snapshot}};
   }
-  return document.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
+  return document.dump(2, ' ', false, kReplaced) + "\n";
 }
 
 std::string to_checksums(const Manifest& manifest) {

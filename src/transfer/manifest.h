@@ -67,6 +67,9 @@ inline constexpr const char* kChecksumsSuffix = ".sha256";
 std::string stored_path(const Manifest& manifest, const ManifestFile& file);
 inline constexpr const char* kDeltaSuffix = ".delta";
 
+// That its text can hold the manifest as it is. kRefused: a name is no UTF-8, which JSON can't record.
+Result<void> check_recordable(const Manifest& manifest);
+
 std::string to_json(const Manifest& manifest);
 // What `sha256sum -c` reads, with a few lines for people before it.
 std::string to_checksums(const Manifest& manifest);

@@ -4,16 +4,14 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <cctype>
 #include <cstdlib>
 #include <filesystem>
 #include <set>
 
-#include "base/units.h"
 #include "domain/file_paths.h"
 #include "io/file_limits.h"
-#include "io/free_space.h"
 #include "store/write_access.h"
+#include "transfer/file_system_check.h"
 
 namespace varve {
 
@@ -91,62 +89,26 @@ void complete(Placement& placement, const Inventory& inventory, bool is_whole_ma
 class PlaceCheck {
  public:
   PlaceCheck(const Host& target, const TransferState& state, Preflight& preflight)
-      : target_(target), state_(state), preflight_(preflight), access_(target.layout()) {}
+      : target_(target), state_(state), preflight_(preflight), access_(target.layout()), file_system_(preflight) {}
 
   void check(const PlacedFile& placed);
   void check_document(const std::string& path);
-  void finish() {
-    if (preflight_.ok()) preflight_.accept(space_.check());
-  }
+  void finish() { file_system_.finish(); }
 
  private:
-  void check_name(const std::string& path, const std::string& directory);
   void check_size(const PlacedFile& placed, const std::string& directory, bool is_begun);
 
   const Host& target_;
   const TransferState& state_;
   Preflight& preflight_;
   WriteAccess access_;
-  SpaceNeeds space_;
-  std::set<std::string> folded_;
+  FileSystemCheck file_system_;
 };
 
-std::string folded(std::string path) {
-  std::ranges::transform(path, path.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return path;
-}
-
-void PlaceCheck::check_name(const std::string& path, const std::string& directory) {
-  const FileLimits limits = file_limits(directory);
-  if (!limits.has_strict_names) return;
-  const std::string name = fs::path(path).filename();
-  if (!is_strict_name(name)) {
-    preflight_.refuse(make_error(ErrorKind::kRefused, fmt::format("a file on the file system {} at {} can't be called "
-                                                                  "'{}'",
-                                                                  limits.file_system, directory, name))
-                          .with_note("rename it, or take a drive with ext4, XFS or btrfs"));
-  }
-  if (!folded_.insert(folded(path)).second) {
-    preflight_.refuse(make_error(ErrorKind::kRefused,
-                                 fmt::format("on the file system {} at {} '{}' would be another file, too: it knows no "
-                                             "difference between small and capital letters",
-                                             limits.file_system, directory, name))
-                          .with_note("rename one of them, or take a drive with ext4, XFS or btrfs"));
-  }
-}
-
 void PlaceCheck::check_size(const PlacedFile& placed, const std::string& directory, bool is_begun) {
-  const FileLimits limits = file_limits(directory);
-  const uint64_t size = placed.file->stamp.size;
-  if (limits.max_file_bytes && size > *limits.max_file_bytes) {
-    preflight_.refuse(make_error(ErrorKind::kRefused,
-                                 fmt::format("{} has {}, and the file system {} at {} holds files of less than {} only",
-                                             placed.file->path, format_size(size), limits.file_system, directory,
-                                             format_size(*limits.max_file_bytes + 1)))
-                          .with_note("format the drive with ext4, XFS, btrfs or exFAT, or take another one"));
-  }
+  uint64_t bytes =
+      file_system_.check_size(placed.file->path, placed.file->stamp.size, placed.file->data_bytes, directory);
   if (placed.is_renamed) return;
-  uint64_t bytes = limits.has_holes ? placed.file->data_bytes : size;
   for (const std::string& path : {placed.path, part_path(placed.path)}) {
     struct stat status;
     const auto there = target_.layout().resolve(path);
@@ -154,7 +116,7 @@ void PlaceCheck::check_size(const PlacedFile& placed, const std::string& directo
       bytes -= std::min(bytes, static_cast<uint64_t>(status.st_blocks) * 512);
     }
   }
-  space_.add(directory, bytes);
+  file_system_.add(directory, bytes);
 }
 
 void PlaceCheck::check(const PlacedFile& placed) {
@@ -173,13 +135,13 @@ void PlaceCheck::check(const PlacedFile& placed) {
                        "images elsewhere"));
   }
   if (!is_begun) preflight_.accept(access_.check(placed.path, FileFate::kImageMade));
-  check_name(placed.path, *directory);
+  file_system_.check_name(placed.path, *directory);
   check_size(placed, *directory, is_begun);
 }
 
 void PlaceCheck::check_document(const std::string& path) {
   if (!target_.writer().writes_file(path)) return;
-  if (const auto directory = target_.layout().nearest_existing(path)) check_name(path, *directory);
+  if (const auto directory = target_.layout().nearest_existing(path)) file_system_.check_name(path, *directory);
 }
 
 }  // namespace

@@ -402,9 +402,10 @@ Result<void> Transfer::Work::copy(const PlacedFile& placed, const Watch& watch) 
 
 Result<void> Transfer::Work::compare_with_manifest(const PlacedFile& placed, const std::string& checksum) const {
   if (!request_.manifest || request_.manifest->find(placed.file->path)->sha256 == checksum) return {};
-  return make_error(ErrorKind::kCorrupt,
-                    fmt::format("{} is not what the manifest says", source_.layout().shown(placed.file->path)))
-      .with_note("the export was changed or damaged after it was made; nothing was defined");
+  Error error = make_error(ErrorKind::kCorrupt,
+                           fmt::format("{} is not what the manifest says", source_.layout().shown(placed.file->path)));
+  error.path = placed.file->path;
+  return std::move(error).with_note("the export was changed or damaged after it was made; nothing was defined");
 }
 
 // False where it can't be renamed to its place: that is on another file system.

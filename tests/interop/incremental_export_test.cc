@@ -6,14 +6,13 @@
 #include <filesystem>
 #include <thread>
 
-#include "interop/host_directory.h"
+#include "interop/increment_fixture.h"
 #include "support/loop_file_system.h"
 
 namespace varve {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
 using test::HostDirectory;
 using test::ProcessResult;
 using testing::ElementsAre;
@@ -21,97 +20,7 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Not;
 
-constexpr const char* kName = "Büro PC";
-
-class IncrementalExportTest : public testing::Test {
- protected:
-  void SetUp() override {
-    REQUIRES_PROGRAM("qemu-img");
-    REQUIRES_PROGRAM("qemu-io");
-    host_.make_domain(kName, 2);
-    host_.fill(image(), 1, 0, 24);
-    host_.fill(second_image(), 1, 0, 2);
-    snapshot("erster Stand");
-    export_ok({"full"});
-  }
-  static std::string image() { return std::string(kName) + ".qcow2"; }
-  static std::string second_image() { return std::string(kName) + "-2.qcow2"; }
-  void snapshot(const std::string& name) const { host_.varve_ok({"snapshot", "create", kName, name}); }
-  std::string backup(const std::string& name) const { return dir_ / "Sicherung ä" + "/" + name; }
-  std::string manifest_of(const std::string& name) const { return backup(name) + "/" + kName + ".manifest.json"; }
-  // Where an increment has something.
-  std::string stored(const std::string& name, const std::string& path) const {
-    return backup(name) + "/" + kName + ".increment" + path;
-  }
-  std::string delta(const std::string& name, const std::string& file) const {
-    return stored(name, "/var/lib/libvirt/images/" + file + ".delta");
-  }
-
-  ProcessResult try_export(std::vector<std::string> arguments) const {
-    arguments[0] = backup(arguments[0]);
-    arguments.insert(arguments.begin(), {"vm", "export", kName});
-    return host_.varve(arguments);
-  }
-  json export_ok(std::vector<std::string> arguments) const {
-    arguments[0] = backup(arguments[0]);
-    arguments.insert(arguments.begin(), {"vm", "export", kName});
-    return host_.varve_json(arguments);
-  }
-  void refused(const std::vector<std::string>& arguments, const std::string& reason, int exit_code = 3) const {
-    const bool was_there = fs::exists(backup(arguments[0]));
-    const ProcessResult result = try_export(arguments);
-    EXPECT_EQ(result.exit_code, exit_code) << result.err;
-    EXPECT_THAT(result.err, HasSubstr(reason));
-    EXPECT_EQ(fs::exists(backup(arguments[0])), was_there);
-  }
-  static const json& file(const json& result, const std::string& name) {
-    for (const json& entry : result["files"]) {
-      if (entry["path"].get<std::string>().ends_with("/" + name)) return entry;
-    }
-    ADD_FAILURE() << name;
-    return result;
-  }
-  // What the machine is made of, by its path.
-  static std::map<std::string, std::string> machine(const HostDirectory& host) {
-    std::map<std::string, std::string> all;
-    for (const auto& [path, contents] : host.contents()) {
-      if (path.find("/varve/") == std::string::npos) all[path] = contents;
-    }
-    return all;
-  }
-  // The import of that export is the machine as it is now, to the last byte.
-  void expect_comes_back(const std::string& name, const std::vector<std::string>& more = {}) const {
-    const HostDirectory other;
-    std::vector<std::string> arguments = {"vm", "import", backup(name)};
-    arguments.insert(arguments.end(), more.begin(), more.end());
-    other.varve_ok(arguments);
-    expect_same(other);
-  }
-  void expect_same(const HostDirectory& other) const {
-    EXPECT_TRUE(machine(other) == machine(host_));
-    EXPECT_EQ(other.varve_json({"verify", kName})["status"], "ok");
-    EXPECT_EQ(other.varve_ok({"snapshot", "list", kName, "--tree"}),
-              host_.varve_ok({"snapshot", "list", kName, "--tree"}));
-    for (const std::string& one : {image(), second_image()}) {
-      if (fs::exists(other.image(one))) other.expect_clean(one);
-    }
-  }
-  void check_sums(const std::string& name) const {
-    test::RunOptions there;
-    there.working_directory = backup(name);
-    test::run_ok({"sha256sum", "--strict", "-c", std::string(kName) + ".sha256"}, there);
-  }
-  void expect_converted(const std::string& name, const std::string& file) const {
-    test::run_ok({"qemu-img", "check", delta(name, file)});
-    const std::string out = dir_ / "converted";
-    test::run_ok({"qemu-img", "convert", "-O", "raw", delta(name, file), out});
-    fs::resize_file(out, fs::file_size(host_.image(file)));
-    test::run_ok({"cmp", out, host_.image(file)});
-  }
-
-  HostDirectory host_;
-  test::TempDir dir_;
-};
+class IncrementalExportTest : public test::IncrementFixture {};
 
 TEST_F(IncrementalExportTest, WhatChangedIsWrittenAndComesBack) {
   host_.fill(image(), 2, 10, 1);
@@ -256,7 +165,7 @@ TEST_F(IncrementalExportTest, TheTwoStayTogether) {
 
 TEST_F(IncrementalExportTest, NothingIsOverwrittenAndADryRunChangesNothing) {
   host_.fill(image(), 2, 10, 1);
-  refused({"full", "--since", "erster Stand", "--base", backup("full")}, "");
+  refused({"full", "--since", "erster Stand", "--base", backup("full")}, "does not lie beside");
   refused({"1", "--since", "erster Stand", "--dry-run"}, "", 0);
   EXPECT_THAT(host_.varve_ok({"--dry-run", "vm", "export", kName, backup("1"), "--since", "erster Stand"}),
               HasSubstr("write what differs of"));
@@ -309,7 +218,7 @@ TEST_F(IncrementalExportTest, WhatBecameOfTheBaseAfterwardsIsNoticed) {
   const std::string base = backup("full") + "/var/lib/libvirt/images/" + image();
   test::run_ok({"cp", base, dir_ / "kept"});
   test::run_ok({"qemu-io", "-f", "raw", "-c", "write -P 0x55 6M 4k", base});
-  import_is_refused("is not what the manifest says");
+  import_is_refused(base + " is not what the manifest in " + backup("full") + " says");
   test::run_ok({"cp", dir_ / "kept", base});
   expect_comes_back("1");
   std::string manifest = test::read_whole_file(manifest_of("full"));
@@ -338,7 +247,7 @@ TEST_F(IncrementalExportTest, AManifestThatLiesIsRefusedBeforeAnythingIsWritten)
   lie("\"../full\"", "\"../../Sicherung ä/full\"", "is no path to a directory beside its own");
   lie("\"../full\"", "\"/etc\"", "is no path to a directory beside its own");
   lie("\"../full\"", "\"../1\"", "stands on itself");
-  lie("\"version\": 2", "\"version\": 1", "");
+  lie("\"version\": 2", "\"version\": 1", "this is an incremental export of it, which is no host");
   lie("\"version\": 2", "\"version\": 3", "has version 3");
   lie("\"manifest_sha256\": \"", "\"manifest_sha256\": \"0", "has no checksum");
   lie("\"stored\": \"delta\"", "\"stored\": \"unchanged\"", "is another one there");

@@ -550,6 +550,12 @@ TEST_F(TransferCommandTest, FatTakesWhatItCanHoldAndIsToldTheRest) {
   EXPECT_EQ(names.exit_code, 3);
   EXPECT_THAT(names.err, HasSubstr("can't be called '12:30.xml'"));
   EXPECT_THAT(names.err, HasSubstr("knows no difference between small and capital letters"));
+
+  host_.varve_ok({"vm", "export", "pc", drive.path() + "/full"});
+  host_.varve_ok({"snapshot", "create", "pc", "One"});
+  const std::vector<std::string> since = {"vm", "export", "pc", drive.path() + "/1", "--since", "one"};
+  EXPECT_THAT(host_.varve(since).err, HasSubstr("knows no difference between small and capital letters"));
+  EXPECT_FALSE(std::filesystem::exists(drive.path() + "/1"));
 }
 
 TEST_F(TransferCommandTest, HolesStayHoles) {
