@@ -40,6 +40,7 @@ TEST(HostileMachine, IsLookedAtWithoutHarm) {
       {"snapshot", "extract", "vm", "one", out},
       {"--dry-run", "vm", "export", "vm", host.root() + "/export"},
   };
+  size_t seen = 0;
   size_t looked = 0;
   size_t answered = 0;
   for (const json& entry : catalogue["images"]) {
@@ -48,9 +49,9 @@ TEST(HostileMachine, IsLookedAtWithoutHarm) {
     std::filesystem::permissions(image, std::filesystem::perms::owner_all);
     std::filesystem::resize_file(image, entry["size"].get<uint64_t>());
     const std::string before = read_whole_file(image);
+    // A sanitized build takes seconds where the other takes none: there every sixth image has its turn.
+    if (kSanitized && ++seen % 6 != 1) continue;
     for (const auto& command : commands) {
-      // A sanitized build takes seconds where the other takes none: there every sixth image has its turn.
-      if (kSanitized && looked % 6 != 0) break;
       std::vector<std::string> words = {"timeout", "60", "prlimit", "--fsize=268435456"};
       if (!kSanitized) words.push_back("--as=1073741824");
       words.insert(words.end(), {VARVE_COMMAND, "-c", "dir:" + host.root()});
@@ -69,7 +70,7 @@ TEST(HostileMachine, IsLookedAtWithoutHarm) {
     EXPECT_TRUE(read_whole_file(image) == before) << name << " was changed";
     ++looked;
   }
-  EXPECT_GT(looked, 200u);
+  EXPECT_GT(looked, kSanitized ? 30u : 200u);
   EXPECT_GT(answered, looked);  // where and verify have something to say of each
 }
 
