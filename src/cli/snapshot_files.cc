@@ -138,7 +138,8 @@ Result<ExitCode> list_files(Context& context, FilesRequest request) {
   return ExitCode::kDone;
 }
 
-Result<ExitCode> print_file(Context& context, FilesRequest request) {
+// `no_reader`: nobody reads any more what is printed.
+Result<ExitCode> print_file(Context& context, FilesRequest request, bool& no_reader) {
   const InterruptWatch watch;
   const Guest guest = TRY(open_files(context, request, "snapshot cat"));
   TRY(mount_files(context, request.guest, *guest.files));
@@ -149,8 +150,11 @@ Result<ExitCode> print_file(Context& context, FilesRequest request) {
                         fmt::format("{} is a {}, and no file", request.place, name_of(file.kind)));
     }
     return guestfs::pass_on(*guest.files, request.place, [&](std::string_view bytes) {
+      errno = 0;
       context.output.print(bytes);
-      return !interrupted() && std::ferror(context.output.out()) == 0;
+      const bool failed = std::ferror(context.output.out()) != 0;
+      no_reader = failed && errno == EPIPE;
+      return !interrupted() && !failed;
     });
   };
   if (auto printed = print(); !printed) return about(request, std::move(printed).error());
@@ -162,9 +166,10 @@ Result<ExitCode> print_file(Context& context, FilesRequest request) {
 // first.
 Result<ExitCode> print_file_to_pipe(Context& context, FilesRequest request) {
   const auto before = ::signal(SIGPIPE, SIG_IGN);
-  auto result = print_file(context, std::move(request));
+  bool no_reader = false;
+  auto result = print_file(context, std::move(request), no_reader);
   ::signal(SIGPIPE, before);
-  if (std::ferror(context.output.out()) != 0 && errno == EPIPE) ::raise(SIGPIPE);
+  if (no_reader) ::raise(SIGPIPE);
   return result;
 }
 
@@ -221,7 +226,7 @@ Result<ExitCode> copy_files(Context& context, FilesRequest request) {
   if (!copied) return about(request, std::move(copied).error());
   for (const std::string& path : copied->left_out) {
     context.output.error(
-        fmt::format("{}/{} is left out: it is a device, a FIFO or a socket", visible(request.place), visible(path)));
+        fmt::format("{} is left out: it is a device or a FIFO", visible(guestfs::path_in(request.place, path))));
   }
   if (context.options.json) {
     json left_out = json::array();

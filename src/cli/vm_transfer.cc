@@ -171,6 +171,15 @@ bool is_archive_name(const std::string& where) {
   return where.ends_with(".varve") || where.ends_with(".tar");
 }
 
+// An ArchiveExport or an IncrementalExport.
+template <typename Export>
+Result<Manifest> run_export(Context& context, Export& exporting) {
+  const InterruptWatch interrupts;
+  ProgressBar bar(exporting.plan().title, !context.options.quiet && !context.options.json);
+  return exporting.run(std::time(nullptr), {.progress = [&](uint64_t at, uint64_t total) { bar.update(at, total); },
+                                            .cancelled = [] { return interrupted(); }});
+}
+
 Result<ExitCode> export_archive(Context& context, Host& host, const Request& request) {
   if (request.verify) {
     return make_error(ErrorKind::kInvalidArgument, "--verify is for exports into directories")
@@ -182,13 +191,7 @@ Result<ExitCode> export_archive(Context& context, Host& host, const Request& req
     print_plan(context.output, context.options.json, exporting.plan());
     return ExitCode::kDone;
   }
-  const auto run = [&] {
-    const InterruptWatch interrupts;
-    ProgressBar bar(exporting.plan().title, !context.options.quiet && !context.options.json);
-    return exporting.run(std::time(nullptr), {.progress = [&](uint64_t at, uint64_t total) { bar.update(at, total); },
-                                              .cancelled = [] { return interrupted(); }});
-  };
-  const Manifest manifest = TRY(run());
+  const Manifest manifest = TRY(run_export(context, exporting));
   tell(context,
        fmt::format("Domain '{0}' is exported to {1}: {2} files.\n"
                    "`varve vm import '{1}'` brings it back, here or on another host; `tar xf` unpacks it.",
@@ -221,13 +224,7 @@ Result<ExitCode> export_increment(Context& context, Host& host, const Request& r
     print_plan(context.output, context.options.json, exporting.plan());
     return ExitCode::kDone;
   }
-  const auto run = [&] {
-    const InterruptWatch interrupts;
-    ProgressBar bar(exporting.plan().title, !context.options.quiet && !context.options.json);
-    return exporting.run(std::time(nullptr), {.progress = [&](uint64_t at, uint64_t total) { bar.update(at, total); },
-                                              .cancelled = [] { return interrupted(); }});
-  };
-  const Manifest manifest = TRY(run());
+  const Manifest manifest = TRY(run_export(context, exporting));
   uint64_t written = 0;
   size_t unchanged = 0;
   for (const ManifestFile& file : manifest.files) {
