@@ -43,23 +43,12 @@ std::string line_of(const std::vector<std::string>& arguments) {
   return line;
 }
 
-// For new LUKS keys qemu-img measures how fast it is, and at random fails to: nothing is done then, and it is asked
-// again.
-ProcessResult run_until_measured(const std::vector<std::string>& argv, const RunOptions& options) {
-  ProcessResult result;
-  for (int attempt = 0; attempt < 100; ++attempt) {
-    result = run(argv, options);
-    if (result.err.find("Unable to get accurate CPU usage") == std::string::npos) break;
-  }
-  return result;
-}
-
 }  // namespace
 
 ProcessResult ImageCommandPeer::qemu(const std::vector<std::string>& arguments) const {
   std::vector<std::string> argv = arguments;
   argv.insert(argv.begin(), qemu_img_);
-  return run_until_measured(argv, run_options(their_dir()));
+  return run(argv, run_options(their_dir()));
 }
 
 ProcessResult ImageCommandPeer::ours(const std::vector<std::string>& arguments) const {
@@ -76,7 +65,7 @@ ProcessResult ImageCommandPeer::varve(const std::vector<std::string>& arguments)
 
 void ImageCommandPeer::prepare(const std::vector<std::vector<std::string>>& commands) {
   for (const std::vector<std::string>& command : commands) {
-    const ProcessResult done = run_until_measured(command, run_options(their_dir()));
+    const ProcessResult done = run(command, run_options(their_dir()));
     if (done.exit_code != 0) ADD_FAILURE() << line_of(command) << " ended with " << done.exit_code << "\n" << done.err;
   }
   copy_to_ours();
@@ -114,7 +103,7 @@ void ImageCommandPeer::expect_same(const std::vector<std::string>& arguments) co
 void ImageCommandPeer::expect_same_view(const std::vector<std::string>& arguments) const {
   std::vector<std::string> argv = arguments;
   argv.insert(argv.begin(), qemu_img_);
-  expect_equal(ours(arguments), run_until_measured(argv, run_options(our_dir())), line_of(arguments));
+  expect_equal(ours(arguments), run(argv, run_options(our_dir())), line_of(arguments));
 }
 
 std::string ImageCommandPeer::properties(const std::string& directory, const std::string& name,

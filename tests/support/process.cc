@@ -85,9 +85,7 @@ int wait_for_exit(pid_t pid) {
   return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-}  // namespace
-
-ProcessResult run(const std::vector<std::string>& argv, const RunOptions& options) {
+ProcessResult run_once(const std::vector<std::string>& argv, const RunOptions& options) {
   Pipe in = make_pipe();
   Pipe out = make_pipe();
   Pipe err = make_pipe();
@@ -125,6 +123,16 @@ ProcessResult run(const std::vector<std::string>& argv, const RunOptions& option
   }
   result.exit_code = wait_for_exit(pid);
   return result;
+}
+
+}  // namespace
+
+ProcessResult run(const std::vector<std::string>& argv, const RunOptions& options) {
+  constexpr int kAttempts = 100;
+  for (int attempt = 1;; ++attempt) {
+    ProcessResult result = run_once(argv, options);
+    if (attempt == kAttempts || result.err.find("Unable to get accurate CPU usage") == std::string::npos) return result;
+  }
 }
 
 std::string run_ok(const std::vector<std::string>& argv, const RunOptions& options) {

@@ -26,7 +26,8 @@ struct RunOptions {
   std::vector<std::pair<std::string, std::string>> environment;  // added to, or replacing, the test's own
 };
 
-// argv[0] is looked up in PATH.
+// argv[0] is looked up in PATH. QEMU's programs measure, for new LUKS keys, how fast the machine is, and at random fail
+// to: nothing is done then, and they are asked again.
 ProcessResult run(const std::vector<std::string>& argv, const RunOptions& options = {});
 
 // run(), and a failure of the running test that shows what the program printed unless it ended with exit code 0.
