@@ -66,6 +66,17 @@ function(varve_module name)
   endif()
 endfunction()
 
+# varve_loads(MODULE VARIABLE LIBRARY) — the module loads a library when it needs it (base/shared_library.h); VARIABLE is the
+# name that the loader knows it by, for its .cc files.
+function(varve_loads module variable library)
+  find_program(OBJDUMP_PROGRAM objdump REQUIRED)
+  execute_process(COMMAND ${OBJDUMP_PROGRAM} -p ${library} OUTPUT_VARIABLE dynamic COMMAND_ERROR_IS_FATAL ANY)
+  if(NOT dynamic MATCHES "SONAME +([^\n ]+)")
+    message(FATAL_ERROR "${library} is no shared library that could be loaded when it is needed")
+  endif()
+  target_compile_definitions(varve_${module} PRIVATE ${variable}="${CMAKE_MATCH_1}")
+endfunction()
+
 # varve_test(NAME SOURCES … DEPENDS modules… LIBRARIES …) — one GoogleTest binary, its cases registered in ctest.
 # LABELS go to every case; TIMEOUT is for one case, in seconds.
 function(varve_test name)

@@ -1,17 +1,14 @@
 #include "crypto/hash.h"
 
 #include <fmt/format.h>
-#include <openssl/crypto.h>
-#include <openssl/err.h>
-#include <openssl/evp.h>
-#include <openssl/rand.h>
 
 #include <algorithm>
 #include <array>
 #include <climits>
+#include <cstring>
 #include <ctime>
 
-#include "crypto/library_error.h"
+#include "crypto/library.h"
 
 namespace varve::crypto {
 namespace {
@@ -44,14 +41,15 @@ unsigned char* raw(std::span<std::byte> bytes) {
 }
 
 struct FreeDigest {
-  void operator()(EVP_MD* digest) const { EVP_MD_free(digest); }
+  void operator()(EVP_MD* digest) const { library().EVP_MD_free(digest); }
 };
 using Digest = std::unique_ptr<EVP_MD, FreeDigest>;
 
 Result<Digest> fetch(HashAlgorithm hash) {
-  Digest digest(EVP_MD_fetch(nullptr, entry_of(hash).library_name, nullptr));
+  TRY(load_library());
+  Digest digest(library().EVP_MD_fetch(nullptr, entry_of(hash).library_name, nullptr));
   if (!digest) {
-    ERR_clear_error();
+    library().ERR_clear_error();
     return make_error(ErrorKind::kUnsupported, fmt::format("Hash algorithm '{}' not supported", name_of(hash)))
         .with_note("the installed OpenSSL does not offer it");
   }
@@ -67,14 +65,7 @@ uint64_t thread_nanoseconds() {
 }  // namespace
 
 void cleanse(std::span<std::byte> bytes) {
-  OPENSSL_cleanse(bytes.data(), bytes.size());
-}
-
-Error library_error(const char* doing) {
-  std::array<char, 256> reason{};
-  ERR_error_string_n(ERR_get_error(), reason.data(), reason.size());
-  ERR_clear_error();
-  return make_error(ErrorKind::kInternal, fmt::format("{}: {}", doing, reason.data()));
+  ::explicit_bzero(bytes.data(), bytes.size());
 }
 
 std::optional<HashAlgorithm> hash_named(std::string_view name) {
@@ -95,7 +86,9 @@ struct DigestContext {
   DigestContext() = default;
   DigestContext(const DigestContext&) = delete;
   DigestContext& operator=(const DigestContext&) = delete;
-  ~DigestContext() { EVP_MD_CTX_free(context); }
+  ~DigestContext() {
+    if (context != nullptr) library().EVP_MD_CTX_free(context);
+  }
 };
 
 namespace {
@@ -103,7 +96,7 @@ namespace {
 Result<std::unique_ptr<DigestContext>> context_for(HashAlgorithm hash) {
   auto context = std::make_unique<DigestContext>();
   context->algorithm = TRY(fetch(hash));
-  context->context = EVP_MD_CTX_new();
+  context->context = library().EVP_MD_CTX_new();
   if (context->context == nullptr) return library_error("preparing a hash");
   return context;
 }
@@ -121,10 +114,10 @@ Result<Hasher> Hasher::make(HashAlgorithm hash) {
 Result<void> Hasher::digest(std::span<const std::byte> first, std::span<const std::byte> second,
                             std::span<std::byte> digest) {
   EVP_MD_CTX* context = context_->context;
-  if (EVP_DigestInit_ex2(context, context_->algorithm.get(), nullptr) != 1 ||
-      EVP_DigestUpdate(context, first.data(), first.size()) != 1 ||
-      EVP_DigestUpdate(context, second.data(), second.size()) != 1 ||
-      EVP_DigestFinal_ex(context, raw(digest), nullptr) != 1) {
+  if (library().EVP_DigestInit_ex2(context, context_->algorithm.get(), nullptr) != 1 ||
+      library().EVP_DigestUpdate(context, first.data(), first.size()) != 1 ||
+      library().EVP_DigestUpdate(context, second.data(), second.size()) != 1 ||
+      library().EVP_DigestFinal_ex(context, raw(digest), nullptr) != 1) {
     return library_error("hashing");
   }
   return {};
@@ -136,19 +129,19 @@ RunningHash::~RunningHash() = default;
 
 Result<RunningHash> RunningHash::make(HashAlgorithm hash) {
   auto context = TRY(context_for(hash));
-  if (EVP_DigestInit_ex2(context->context, context->algorithm.get(), nullptr) != 1) {
+  if (library().EVP_DigestInit_ex2(context->context, context->algorithm.get(), nullptr) != 1) {
     return library_error("preparing a hash");
   }
   return RunningHash(std::move(context));
 }
 
 Result<void> RunningHash::update(std::span<const std::byte> bytes) {
-  if (EVP_DigestUpdate(context_->context, bytes.data(), bytes.size()) != 1) return library_error("hashing");
+  if (library().EVP_DigestUpdate(context_->context, bytes.data(), bytes.size()) != 1) return library_error("hashing");
   return {};
 }
 
 Result<void> RunningHash::finish(std::span<std::byte> digest) {
-  if (EVP_DigestFinal_ex(context_->context, raw(digest), nullptr) != 1) return library_error("hashing");
+  if (library().EVP_DigestFinal_ex(context_->context, raw(digest), nullptr) != 1) return library_error("hashing");
   return {};
 }
 
@@ -163,8 +156,9 @@ Result<void> pbkdf2(HashAlgorithm hash, std::span<const std::byte> passphrase, s
   // An empty passphrase must not be a null pointer: the library would take that for "as before".
   static constexpr char kEmpty[] = "";
   const char* text = passphrase.empty() ? kEmpty : reinterpret_cast<const char*>(passphrase.data());
-  if (PKCS5_PBKDF2_HMAC(text, static_cast<int>(passphrase.size()), raw(salt), static_cast<int>(salt.size()),
-                        static_cast<int>(iterations), digest.get(), static_cast<int>(key.size()), raw(key)) != 1) {
+  if (library().PKCS5_PBKDF2_HMAC(text, static_cast<int>(passphrase.size()), raw(salt), static_cast<int>(salt.size()),
+                                  static_cast<int>(iterations), digest.get(), static_cast<int>(key.size()),
+                                  raw(key)) != 1) {
     return library_error("deriving a key from the passphrase");
   }
   return {};
@@ -187,7 +181,9 @@ Result<uint64_t> pbkdf2_iterations_per_second(HashAlgorithm hash, size_t key_byt
 
 Result<void> random_bytes(std::span<std::byte> bytes) {
   CHECK(bytes.size() <= INT_MAX);
-  if (RAND_priv_bytes(raw(bytes), static_cast<int>(bytes.size())) != 1) return library_error("getting random bytes");
+  TRY(load_library());
+  if (library().RAND_priv_bytes(raw(bytes), static_cast<int>(bytes.size())) != 1)
+    return library_error("getting random bytes");
   return {};
 }
 

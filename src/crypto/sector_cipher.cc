@@ -1,8 +1,6 @@
 #include "crypto/sector_cipher.h"
 
 #include <fmt/format.h>
-#include <openssl/err.h>
-#include <openssl/evp.h>
 
 #include <algorithm>
 #include <array>
@@ -11,7 +9,7 @@
 #include <mutex>
 #include <vector>
 
-#include "crypto/library_error.h"
+#include "crypto/library.h"
 
 namespace varve::crypto {
 namespace {
@@ -22,11 +20,11 @@ constexpr size_t kSectorsPerBatch = 128;  // initialisation vectors made at once
 using Vector = std::array<unsigned char, kBlock>;
 
 struct FreeCipher {
-  void operator()(EVP_CIPHER* cipher) const { EVP_CIPHER_free(cipher); }
+  void operator()(EVP_CIPHER* cipher) const { library().EVP_CIPHER_free(cipher); }
 };
 using Cipher = std::unique_ptr<EVP_CIPHER, FreeCipher>;
 struct FreeContext {
-  void operator()(EVP_CIPHER_CTX* context) const { EVP_CIPHER_CTX_free(context); }  // wipes the key
+  void operator()(EVP_CIPHER_CTX* context) const { library().EVP_CIPHER_CTX_free(context); }  // wipes the key
 };
 using Context = std::unique_ptr<EVP_CIPHER_CTX, FreeContext>;
 
@@ -40,10 +38,11 @@ unsigned char* raw(std::byte* bytes) {
 enum class Direction : int { kDecrypt = 0, kEncrypt = 1 };
 
 Result<Cipher> fetch(size_t key_bytes, const char* mode) {
+  TRY(load_library());
   const std::string name = fmt::format("AES-{}-{}", key_bytes * 8, mode);
-  Cipher cipher(EVP_CIPHER_fetch(nullptr, name.c_str(), nullptr));
+  Cipher cipher(library().EVP_CIPHER_fetch(nullptr, name.c_str(), nullptr));
   if (!cipher) {
-    ERR_clear_error();
+    library().ERR_clear_error();
     return make_error(ErrorKind::kUnsupported, fmt::format("Algorithm '{}' not supported", name))
         .with_note("the installed OpenSSL does not offer it");
   }
@@ -51,9 +50,9 @@ Result<Cipher> fetch(size_t key_bytes, const char* mode) {
 }
 
 Result<Context> context_of(const EVP_CIPHER& cipher, std::span<const std::byte> key, Direction direction) {
-  Context context(EVP_CIPHER_CTX_new());
-  if (!context ||
-      EVP_CipherInit_ex2(context.get(), &cipher, raw(key.data()), nullptr, static_cast<int>(direction), nullptr) != 1) {
+  Context context(library().EVP_CIPHER_CTX_new());
+  if (!context || library().EVP_CipherInit_ex2(context.get(), &cipher, raw(key.data()), nullptr,
+                                               static_cast<int>(direction), nullptr) != 1) {
     return library_error("preparing a cipher");
   }
   return context;
@@ -62,7 +61,8 @@ Result<Context> context_of(const EVP_CIPHER& cipher, std::span<const std::byte> 
 // Whole blocks. EVP_Cipher knows nothing of padding, which EVP_CipherUpdate would have to be told about again with
 // every vector, at a third of the throughput.
 Result<void> run(EVP_CIPHER_CTX& context, const unsigned char* in, unsigned char* out, size_t length) {
-  if (EVP_Cipher(&context, out, in, static_cast<unsigned>(length)) <= 0) return library_error("running a cipher");
+  if (library().EVP_Cipher(&context, out, in, static_cast<unsigned>(length)) <= 0)
+    return library_error("running a cipher");
   return {};
 }
 
@@ -165,7 +165,7 @@ Result<void> SectorCipher::State::run_sector(Worker& worker, Direction direction
   EVP_CIPHER_CTX& context = direction == Direction::kEncrypt ? *worker.encrypt : *worker.decrypt;
   if (!xts_by_hand) {
     const unsigned char* iv = spec.mode == CipherMode::kEcb ? nullptr : vector.data();
-    if (EVP_CipherInit_ex2(&context, nullptr, nullptr, iv, static_cast<int>(direction), nullptr) != 1)
+    if (library().EVP_CipherInit_ex2(&context, nullptr, nullptr, iv, static_cast<int>(direction), nullptr) != 1)
       return library_error("preparing a cipher");
     return run(context, in, out, kCryptoSector);
   }

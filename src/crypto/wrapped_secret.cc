@@ -1,12 +1,11 @@
 #include "crypto/wrapped_secret.h"
 
 #include <fmt/format.h>
-#include <openssl/evp.h>
 
 #include <climits>
 #include <memory>
 
-#include "crypto/library_error.h"
+#include "crypto/library.h"
 
 namespace varve::crypto {
 namespace {
@@ -14,7 +13,7 @@ namespace {
 constexpr size_t kBlock = 16;
 
 struct FreeContext {
-  void operator()(EVP_CIPHER_CTX* context) const { EVP_CIPHER_CTX_free(context); }  // wipes the key
+  void operator()(EVP_CIPHER_CTX* context) const { library().EVP_CIPHER_CTX_free(context); }  // wipes the key
 };
 
 const unsigned char* raw(const std::byte* bytes) {
@@ -33,14 +32,16 @@ Result<SecretBytes> unwrap_secret(std::span<const std::byte, kWrappingKeyBytes> 
     return make_error(ErrorKind::kInvalidArgument,
                       fmt::format("Length {} must be a multiple of block size {}", wrapped.size(), kBlock));
   }
-  const std::unique_ptr<EVP_CIPHER_CTX, FreeContext> context(EVP_CIPHER_CTX_new());
+  TRY(load_library());
+  const std::unique_ptr<EVP_CIPHER_CTX, FreeContext> context(library().EVP_CIPHER_CTX_new());
   SecretBytes plain(wrapped.size());
   int length = 0;
   if (!context ||
-      EVP_DecryptInit_ex2(context.get(), EVP_aes_256_cbc(), raw(key.data()), raw(vector.data()), nullptr) != 1 ||
-      EVP_CIPHER_CTX_set_padding(context.get(), 0) != 1 ||
-      EVP_DecryptUpdate(context.get(), raw(plain.bytes().data()), &length, raw(wrapped.data()),
-                        static_cast<int>(wrapped.size())) != 1) {
+      library().EVP_DecryptInit_ex2(context.get(), library().EVP_aes_256_cbc(), raw(key.data()), raw(vector.data()),
+                                    nullptr) != 1 ||
+      library().EVP_CIPHER_CTX_set_padding(context.get(), 0) != 1 ||
+      library().EVP_DecryptUpdate(context.get(), raw(plain.bytes().data()), &length, raw(wrapped.data()),
+                                  static_cast<int>(wrapped.size())) != 1) {
     return library_error("decrypting a secret");
   }
   const auto padding = std::to_integer<size_t>(plain.bytes().back());

@@ -1,8 +1,6 @@
 #include "domain/schema.h"
 
 #include <fmt/format.h>
-#include <libxml/parser.h>
-#include <libxml/relaxng.h>
 #include <unistd.h>
 
 #include <array>
@@ -10,6 +8,7 @@
 #include <vector>
 
 #include "domain/xml.h"
+#include "domain/xml_library.h"
 
 namespace varve {
 
@@ -23,14 +22,18 @@ struct Problem {
   std::string message;
 };
 
-template <typename T, void (*kFree)(T*)>
+using xml::library;
+
+template <typename T, void (*xml::Library::*kFree)(T*)>
 struct Freeing {
-  void operator()(T* pointer) const { kFree(pointer); }
+  void operator()(T* pointer) const { (library().*kFree)(pointer); }
 };
-using Schema = std::unique_ptr<xmlRelaxNG, Freeing<xmlRelaxNG, xmlRelaxNGFree>>;
-using SchemaParser = std::unique_ptr<xmlRelaxNGParserCtxt, Freeing<xmlRelaxNGParserCtxt, xmlRelaxNGFreeParserCtxt>>;
-using Validator = std::unique_ptr<xmlRelaxNGValidCtxt, Freeing<xmlRelaxNGValidCtxt, xmlRelaxNGFreeValidCtxt>>;
-using Tree = std::unique_ptr<xmlDoc, Freeing<xmlDoc, xmlFreeDoc>>;
+template <typename T, void (*xml::Library::*kFree)(T*)>
+using Owned = std::unique_ptr<T, Freeing<T, kFree>>;
+using Schema = Owned<xmlRelaxNG, &xml::Library::xmlRelaxNGFree>;
+using SchemaParser = Owned<xmlRelaxNGParserCtxt, &xml::Library::xmlRelaxNGFreeParserCtxt>;
+using Validator = Owned<xmlRelaxNGValidCtxt, &xml::Library::xmlRelaxNGFreeValidCtxt>;
+using Tree = Owned<xmlDoc, &xml::Library::xmlFreeDoc>;
 
 const char* file_of(SchemaKind kind) {
   return kind == SchemaKind::kDomain ? "domain.rng" : "domainsnapshot.rng";
@@ -72,10 +75,10 @@ Result<SchemaOutcome> SchemaSet::validate(SchemaKind kind, std::string_view text
   if (!schema) {
     const std::string path = state_->directory + "/" + file_of(kind);
     if (::access(path.c_str(), R_OK) != 0) return SchemaOutcome::kNotInstalled;
-    const SchemaParser parser(xmlRelaxNGNewParserCtxt(path.c_str()));
+    const SchemaParser parser(library().xmlRelaxNGNewParserCtxt(path.c_str()));
     if (parser) {
-      xmlRelaxNGSetParserStructuredErrors(parser.get(), on_error, &problems);
-      schema.reset(xmlRelaxNGParse(parser.get()));
+      library().xmlRelaxNGSetParserStructuredErrors(parser.get(), on_error, &problems);
+      schema.reset(library().xmlRelaxNGParse(parser.get()));
     }
     if (!schema) {
       Error error = make_error(ErrorKind::kInternal, fmt::format("the schema {} cannot be used", path));
@@ -86,14 +89,14 @@ Result<SchemaOutcome> SchemaSet::validate(SchemaKind kind, std::string_view text
     problems.clear();
   }
 
-  const Tree tree(xmlReadMemory(text.data(), static_cast<int>(text.size()), nullptr, nullptr,
-                                XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING));
-  const Validator validator(xmlRelaxNGNewValidCtxt(schema.get()));
+  const Tree tree(library().xmlReadMemory(text.data(), static_cast<int>(text.size()), nullptr, nullptr,
+                                          XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING));
+  const Validator validator(library().xmlRelaxNGNewValidCtxt(schema.get()));
   if (!tree || !validator) {
     return make_error(ErrorKind::kInternal, document_name + ": the document cannot be validated: out of memory");
   }
-  xmlRelaxNGSetValidStructuredErrors(validator.get(), on_error, &problems);
-  const int outcome = xmlRelaxNGValidateDoc(validator.get(), tree.get());
+  library().xmlRelaxNGSetValidStructuredErrors(validator.get(), on_error, &problems);
+  const int outcome = library().xmlRelaxNGValidateDoc(validator.get(), tree.get());
   if (outcome == 0) return SchemaOutcome::kValid;
 
   Error error = make_error(outcome > 0 ? ErrorKind::kInvalidArgument : ErrorKind::kInternal,

@@ -2,15 +2,12 @@
 // is well-formed XML that we want to look at. Only then is the tree cut from the bytes, by a cutter that can be
 // simple because there are no document types, no entities of their own and no errors left.
 #include <fmt/format.h>
-#include <libxml/parser.h>
-#include <libxml/parserInternals.h>
-#include <libxml/xmlerror.h>
 
 #include <algorithm>
-#include <mutex>
 
 #include "base/atomic_file.h"
 #include "domain/xml.h"
+#include "domain/xml_library.h"
 
 namespace varve::xml {
 
@@ -30,7 +27,7 @@ Verdict& verdict_of(void* context) {
 
 void on_doctype(void* context, const xmlChar*, const xmlChar*, const xmlChar*) {
   verdict_of(context).doctype = true;
-  xmlStopParser(static_cast<xmlParserCtxt*>(context));
+  library().xmlStopParser(static_cast<xmlParserCtxt*>(context));
 }
 
 void on_start(void* context, const xmlChar*, const xmlChar*, const xmlChar*, int, const xmlChar**, int, int,
@@ -38,7 +35,7 @@ void on_start(void* context, const xmlChar*, const xmlChar*, const xmlChar*, int
   Verdict& verdict = verdict_of(context);
   if (++verdict.depth <= kMaxDepth) return;
   verdict.too_deep = true;
-  xmlStopParser(static_cast<xmlParserCtxt*>(context));
+  library().xmlStopParser(static_cast<xmlParserCtxt*>(context));
 }
 
 void on_end(void* context, const xmlChar*, const xmlChar*, const xmlChar*) {
@@ -58,12 +55,12 @@ void on_error(void* context, const xmlError& error) {
 // has a handler of its own.
 class QuietDecoders {
  public:
-  QuietDecoders() : handler_(xmlStructuredError), context_(xmlStructuredErrorContext) {
-    xmlSetStructuredErrorFunc(nullptr, [](void*, auto*) {});
+  QuietDecoders() : handler_(*library().__xmlStructuredError()), context_(*library().__xmlStructuredErrorContext()) {
+    library().xmlSetStructuredErrorFunc(nullptr, [](void*, auto*) {});
   }
   QuietDecoders(const QuietDecoders&) = delete;
   QuietDecoders& operator=(const QuietDecoders&) = delete;
-  ~QuietDecoders() { xmlSetStructuredErrorFunc(context_, handler_); }
+  ~QuietDecoders() { library().xmlSetStructuredErrorFunc(context_, handler_); }
 
  private:
   xmlStructuredErrorFunc handler_;
@@ -72,8 +69,8 @@ class QuietDecoders {
 
 struct FreeParser {
   void operator()(xmlParserCtxt* parser) const {
-    if (parser->myDoc != nullptr) xmlFreeDoc(parser->myDoc);
-    xmlFreeParserCtxt(parser);
+    if (parser->myDoc != nullptr) library().xmlFreeDoc(parser->myDoc);
+    library().xmlFreeParserCtxt(parser);
   }
 };
 
@@ -93,9 +90,7 @@ Error out_of_memory(const std::string& name) {
 }
 
 Result<void> judge(std::string_view text, const std::string& name) {
-  static std::once_flag initialized;
-  std::call_once(initialized, [] { xmlInitParser(); });
-
+  TRY(load_library());
   const QuietDecoders quiet;
   Verdict verdict;
   xmlSAXHandler handler{};
@@ -105,13 +100,13 @@ Result<void> judge(std::string_view text, const std::string& name) {
   handler.endElementNs = on_end;
   handler.serror = [](void* context, auto* error) { on_error(context, *error); };  // const from libxml2 2.12 on
   const std::unique_ptr<xmlParserCtxt, FreeParser> parser(
-      xmlCreateMemoryParserCtxt(text.data(), static_cast<int>(text.size())));
+      library().xmlCreateMemoryParserCtxt(text.data(), static_cast<int>(text.size())));
   if (!parser) return out_of_memory(name);
   *parser->sax = handler;
   parser->userData = parser.get();
   parser->_private = &verdict;
-  xmlCtxtUseOptions(parser.get(), XML_PARSE_NONET);
-  xmlParseDocument(parser.get());
+  library().xmlCtxtUseOptions(parser.get(), XML_PARSE_NONET);
+  library().xmlParseDocument(parser.get());
 
   if (verdict.doctype) {
     return bad_document(ErrorKind::kRefused, name, 0,
@@ -154,16 +149,16 @@ bool is_foreign_encoding(std::string_view text) {
 
 Result<std::string> to_utf8(std::string_view text, const std::string& name) {
   const QuietDecoders quiet;
-  xmlDoc* document = xmlReadMemory(text.data(), static_cast<int>(text.size()), name.c_str(), nullptr,
-                                   XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING);
+  xmlDoc* document = library().xmlReadMemory(text.data(), static_cast<int>(text.size()), name.c_str(), nullptr,
+                                             XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING);
   if (document == nullptr) return bad_document(ErrorKind::kCorrupt, name, 0, "not well-formed XML");
   xmlChar* out = nullptr;
   int size = 0;
-  xmlDocDumpMemoryEnc(document, &out, &size, "UTF-8");
-  xmlFreeDoc(document);
+  library().xmlDocDumpMemoryEnc(document, &out, &size, "UTF-8");
+  library().xmlFreeDoc(document);
   if (out == nullptr) return out_of_memory(name);
   std::string converted(reinterpret_cast<const char*>(out), static_cast<size_t>(size));
-  xmlFree(out);
+  (*library().xmlFree)(out);
   return converted;
 }
 

@@ -1,7 +1,5 @@
 #include "guestfs/copy_out.h"
 
-#include <archive.h>
-#include <archive_entry.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -15,6 +13,7 @@
 #include <memory>
 #include <thread>
 
+#include "archive/library.h"
 #include "base/unique_fd.h"
 
 namespace varve::guestfs {
@@ -25,10 +24,10 @@ constexpr size_t kPiece = 1U << 18U;
 constexpr size_t kHole = 1U << 16U;  // so many zeroes are left out
 
 struct FreeReader {
-  void operator()(::archive* reader) const { ::archive_read_free(reader); }
+  void operator()(::archive* reader) const { archive::library().archive_read_free(reader); }
 };
 struct FreeWriter {
-  void operator()(::archive* writer) const { ::archive_write_free(writer); }
+  void operator()(::archive* writer) const { archive::library().archive_write_free(writer); }
 };
 
 Error exists(const std::string& target) {
@@ -59,27 +58,30 @@ class Unpacking {
   Unpacking(std::string directory, const CopyWatch& watch) : directory_(std::move(directory)), watch_(watch) {}
 
   Result<CopiedOut> run(int fd) {
+    TRY(archive::load_library());
+    reader_.reset(archive::library().archive_read_new());
+    writer_.reset(archive::library().archive_write_disk_new());
     if (!reader_ || !writer_) return make_error(ErrorKind::kInternal, "libarchive gives no reader");
-    ::archive_read_support_format_tar(reader_.get());
-    ::archive_write_disk_set_options(writer_.get(), ARCHIVE_EXTRACT_TIME | ARCHIVE_EXTRACT_SECURE_SYMLINKS |
-                                                        ARCHIVE_EXTRACT_SECURE_NODOTDOT | ARCHIVE_EXTRACT_NO_OVERWRITE |
-                                                        ARCHIVE_EXTRACT_SPARSE);
-    if (::archive_read_open_fd(reader_.get(), fd, kPiece) != ARCHIVE_OK) return failed(reader_.get());
+    archive::library().archive_read_support_format_tar(reader_.get());
+    archive::library().archive_write_disk_set_options(
+        writer_.get(), ARCHIVE_EXTRACT_TIME | ARCHIVE_EXTRACT_SECURE_SYMLINKS | ARCHIVE_EXTRACT_SECURE_NODOTDOT |
+                           ARCHIVE_EXTRACT_NO_OVERWRITE | ARCHIVE_EXTRACT_SPARSE);
+    if (archive::library().archive_read_open_fd(reader_.get(), fd, kPiece) != ARCHIVE_OK) return failed(reader_.get());
     for (;;) {
       archive_entry* entry = nullptr;
-      const int next = ::archive_read_next_header(reader_.get(), &entry);
+      const int next = archive::library().archive_read_next_header(reader_.get(), &entry);
       if (next == ARCHIVE_EOF) break;
       if (next != ARCHIVE_OK && next != ARCHIVE_WARN) return failed(reader_.get());
       TRY(unpack(entry));
     }
-    if (::archive_write_close(writer_.get()) != ARCHIVE_OK) return failed(writer_.get());
+    if (archive::library().archive_write_close(writer_.get()) != ARCHIVE_OK) return failed(writer_.get());
     return std::move(copied_);
   }
 
  private:
   Error failed(::archive* which) const {
-    const char* text = ::archive_error_string(which);
-    const int code = ::archive_errno(which);
+    const char* text = archive::library().archive_error_string(which);
+    const int code = archive::library().archive_errno(which);
     const bool here = which == writer_.get() && code > 0;  // the system's own number
     Error error =
         make_error(here ? kind_of_errno(code) : ErrorKind::kIo, text == nullptr ? "libarchive does not say why" : text);
@@ -88,10 +90,10 @@ class Unpacking {
   }
 
   Result<void> unpack(archive_entry* entry) {
-    const std::string path = below(::archive_entry_pathname(entry));
+    const std::string path = below(archive::library().archive_entry_pathname(entry));
     if (path.empty()) return {};
-    const auto type = ::archive_entry_filetype(entry);
-    const char* linked = ::archive_entry_hardlink(entry);
+    const auto type = archive::library().archive_entry_filetype(entry);
+    const char* linked = archive::library().archive_entry_hardlink(entry);
     if (leads_out(path) || (linked != nullptr && leads_out(below(linked)))) {
       return make_error(ErrorKind::kCorrupt, fmt::format("'{}' leads out of the directory that is copied", path));
     }
@@ -99,26 +101,29 @@ class Unpacking {
       copied_.left_out.push_back(path);
       return {};
     }
-    if (linked != nullptr) ::archive_entry_set_hardlink(entry, (directory_ + "/" + below(linked)).c_str());
-    ::archive_entry_set_pathname(entry, (directory_ + "/" + path).c_str());
+    if (linked != nullptr)
+      archive::library().archive_entry_set_hardlink(entry, (directory_ + "/" + below(linked)).c_str());
+    archive::library().archive_entry_set_pathname(entry, (directory_ + "/" + path).c_str());
     // No setuid program of a guest comes into being on this host.
-    ::archive_entry_set_perm(entry, ::archive_entry_perm(entry) & 0777U);
-    if (::archive_write_header(writer_.get(), entry) != ARCHIVE_OK) return failed(writer_.get()).context(path);
+    archive::library().archive_entry_set_perm(entry, archive::library().archive_entry_perm(entry) & 0777U);
+    if (archive::library().archive_write_header(writer_.get(), entry) != ARCHIVE_OK)
+      return failed(writer_.get()).context(path);
     for (;;) {
       if (watch_.stop && watch_.stop()) return stopped();
       const void* bytes = nullptr;
       size_t length = 0;
       la_int64_t offset = 0;
-      const int read = ::archive_read_data_block(reader_.get(), &bytes, &length, &offset);
+      const int read = archive::library().archive_read_data_block(reader_.get(), &bytes, &length, &offset);
       if (read == ARCHIVE_EOF) break;
       if (read != ARCHIVE_OK) return failed(reader_.get());
-      if (::archive_write_data_block(writer_.get(), bytes, length, offset) != ARCHIVE_OK) {
+      if (archive::library().archive_write_data_block(writer_.get(), bytes, length, offset) != ARCHIVE_OK) {
         return failed(writer_.get()).context(path);
       }
       copied_.bytes += length;
       if (watch_.progress) watch_.progress(copied_.bytes);
     }
-    if (::archive_write_finish_entry(writer_.get()) != ARCHIVE_OK) return failed(writer_.get()).context(path);
+    if (archive::library().archive_write_finish_entry(writer_.get()) != ARCHIVE_OK)
+      return failed(writer_.get()).context(path);
     ++copied_.files;
     return {};
   }
@@ -126,8 +131,8 @@ class Unpacking {
   const std::string directory_;
   const CopyWatch& watch_;
   CopiedOut copied_;
-  std::unique_ptr<::archive, FreeReader> reader_{::archive_read_new()};
-  std::unique_ptr<::archive, FreeWriter> writer_{::archive_write_disk_new()};
+  std::unique_ptr<::archive, FreeReader> reader_;
+  std::unique_ptr<::archive, FreeWriter> writer_;
 };
 
 // Runs `give`, which has the guest write to the pipe, and beside it `take`, which reads from that to its end, or says

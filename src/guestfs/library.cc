@@ -1,37 +1,32 @@
 #include "guestfs/library.h"
 
-#include <dlfcn.h>
-#include <fmt/format.h>
+#include "base/shared_library.h"
 
 namespace varve::guestfs {
 
 namespace {
 
-constexpr const char* kFile = "libguestfs.so.0";
-
-Error unusable() {
-  const char* reason = ::dlerror();
-  return make_error(ErrorKind::kUnsupported,
-                    fmt::format("libguestfs, which reads guests' file systems, can't be used: {}",
-                                reason == nullptr ? kFile : reason))
-      .with_note(
-          "`apt-get install libguestfs0` (Debian, Ubuntu) or `dnf install libguestfs` (Fedora) installs it; for "
-          "XFS libguestfs-xfs, too")
-      .with_note("without it: `varve snapshot serve` and `varve snapshot extract` give the disks as they were");
+Result<Library> find_all() {
+  const SharedLibrary file = TRY(SharedLibrary::load("libguestfs.so.0"));
+  Library library;
+#define VARVE_GUESTFS_FIND(name, returns, takes) TRY(file.find("guestfs_" #name, library.name));
+  VARVE_GUESTFS_FUNCTIONS(VARVE_GUESTFS_FIND)
+#undef VARVE_GUESTFS_FIND
+  return library;
 }
 
 }  // namespace
 
 Result<Library> load_library() {
-  void* file = ::dlopen(kFile, RTLD_NOW | RTLD_LOCAL);
-  if (file == nullptr) return unusable();
-  Library library;
-#define VARVE_GUESTFS_FIND(name, returns, takes)                                            \
-  library.name = reinterpret_cast<decltype(library.name)>(::dlsym(file, "guestfs_" #name)); \
-  if (library.name == nullptr) return unusable();
-  VARVE_GUESTFS_FUNCTIONS(VARVE_GUESTFS_FIND)
-#undef VARVE_GUESTFS_FIND
-  return library;
+  auto library = find_all();
+  if (library) return library;
+  return std::move(library)
+      .error()
+      .context("libguestfs reads guests' file systems")
+      .with_note(
+          "`apt-get install libguestfs0` (Debian, Ubuntu) or `dnf install libguestfs` (Fedora) installs it; for "
+          "XFS libguestfs-xfs, too")
+      .with_note("without it: `varve snapshot serve` and `varve snapshot extract` give the disks as they were");
 }
 
 }  // namespace varve::guestfs

@@ -1,7 +1,5 @@
 #include "transfer/archive.h"
 
-#include <archive.h>
-#include <archive_entry.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <locale.h>  // NOLINT(modernize-deprecated-headers): uselocale
@@ -14,6 +12,7 @@
 #include <set>
 #include <vector>
 
+#include "archive/library.h"
 #include "base/aligned_vector.h"
 #include "base/atomic_file.h"
 #include "base/unique_fd.h"
@@ -26,10 +25,11 @@ namespace {
 constexpr size_t kPiece = size_t{1} << 20;
 constexpr mode_t kMode = 0600;
 
-using Entry = std::unique_ptr<archive_entry, decltype(&::archive_entry_free)>;
-
+struct FreeEntry {
+  void operator()(archive_entry* entry) const { archive::library().archive_entry_free(entry); }
+};
 struct FreeReader {
-  void operator()(::archive* reader) const { ::archive_read_free(reader); }
+  void operator()(::archive* reader) const { archive::library().archive_read_free(reader); }
 };
 
 // libarchive takes names for characters of the thread's locale, and nobody has set one: they are UTF-8. Those that are
@@ -53,7 +53,7 @@ class Utf8Names {
 };
 
 std::string name_of(archive_entry* entry) {
-  const char* name = ::archive_entry_pathname(entry);
+  const char* name = archive::library().archive_entry_pathname(entry);
   return name == nullptr ? "" : name;
 }
 
@@ -71,12 +71,12 @@ struct ArchiveWriter::Archive {
   Archive(const Archive&) = delete;
   Archive& operator=(const Archive&) = delete;
   ~Archive() {
-    if (writer != nullptr) ::archive_write_free(writer);
+    if (writer != nullptr) archive::library().archive_write_free(writer);
   }
 
   Error failed() const {
-    const int err = ::archive_errno(writer);
-    const char* text = ::archive_error_string(writer);
+    const int err = archive::library().archive_errno(writer);
+    const char* text = archive::library().archive_error_string(writer);
     Error error = err > 0 ? system_error(err, fmt::format("can't write {}", path), path)
                           : make_error(ErrorKind::kIo, fmt::format("can't write {}: {}", path,
                                                                    text == nullptr ? "unknown error" : text));
@@ -85,28 +85,29 @@ struct ArchiveWriter::Archive {
   }
   Result<void> begin(const std::string& name, uint64_t size, const std::vector<Extent>& extents) {
     const Utf8Names names;
-    const Entry entry(::archive_entry_new2(writer), ::archive_entry_free);
-    ::archive_entry_set_pathname(entry.get(), name.c_str());
-    ::archive_entry_set_size(entry.get(), static_cast<int64_t>(size));
-    ::archive_entry_set_filetype(entry.get(), S_IFREG);
-    ::archive_entry_set_perm(entry.get(), kMode);
-    ::archive_entry_set_mtime(entry.get(), now_sec, 0);
+    const std::unique_ptr<archive_entry, FreeEntry> entry(archive::library().archive_entry_new2(writer));
+    archive::library().archive_entry_set_pathname(entry.get(), name.c_str());
+    archive::library().archive_entry_set_size(entry.get(), static_cast<int64_t>(size));
+    archive::library().archive_entry_set_filetype(entry.get(), S_IFREG);
+    archive::library().archive_entry_set_perm(entry.get(), kMode);
+    archive::library().archive_entry_set_mtime(entry.get(), now_sec, 0);
     const bool has_holes = std::ranges::any_of(extents, [](const Extent& e) { return e.kind != ExtentKind::kData; });
     for (const Extent& extent : extents) {
       if (!has_holes || extent.kind != ExtentKind::kData) continue;
-      ::archive_entry_sparse_add_entry(entry.get(), static_cast<int64_t>(extent.offset),
-                                       static_cast<int64_t>(extent.length));
+      archive::library().archive_entry_sparse_add_entry(entry.get(), static_cast<int64_t>(extent.offset),
+                                                        static_cast<int64_t>(extent.length));
     }
     // One that is nothing but a hole still has to say that it has holes.
-    if (has_holes && ::archive_entry_sparse_count(entry.get()) == 0) {
-      ::archive_entry_sparse_add_entry(entry.get(), static_cast<int64_t>(size), 0);
+    if (has_holes && archive::library().archive_entry_sparse_count(entry.get()) == 0) {
+      archive::library().archive_entry_sparse_add_entry(entry.get(), static_cast<int64_t>(size), 0);
     }
-    return ::archive_write_header(writer, entry.get()) == ARCHIVE_OK ? Result<void>() : Result<void>(failed());
+    return archive::library().archive_write_header(writer, entry.get()) == ARCHIVE_OK ? Result<void>()
+                                                                                      : Result<void>(failed());
   }
   Result<void> write(const void* bytes, size_t length) {
     const auto* at = static_cast<const char*>(bytes);
     while (length > 0) {
-      const la_ssize_t written = ::archive_write_data(writer, at, length);
+      const la_ssize_t written = archive::library().archive_write_data(writer, at, length);
       if (written <= 0) return failed();
       at += written;
       length -= static_cast<size_t>(written);
@@ -120,17 +121,18 @@ ArchiveWriter::ArchiveWriter(ArchiveWriter&&) noexcept = default;
 ArchiveWriter::~ArchiveWriter() = default;
 
 Result<ArchiveWriter> ArchiveWriter::create(const std::string& path, int64_t now_sec) {
+  const archive::Library& call = *TRY(archive::load_library());
   auto archive = std::make_unique<Archive>();
   archive->path = path + ".XXXXXX";
   archive->now_sec = now_sec;
   archive->fd = UniqueFd(::mkostemp(archive->path.data(), O_CLOEXEC));  // mode 0600
   if (!archive->fd) return system_error(errno, fmt::format("can't make {}", path), path);
-  archive->writer = ::archive_write_new();
+  archive->writer = call.archive_write_new();
   if (archive->writer == nullptr) return make_error(ErrorKind::kInternal, "libarchive gives no writer");
-  ::archive_write_set_format_pax_restricted(archive->writer);
-  ::archive_write_set_bytes_per_block(archive->writer, kPiece);
-  ::archive_write_set_bytes_in_last_block(archive->writer, 512);
-  if (::archive_write_open_fd(archive->writer, archive->fd.get()) != ARCHIVE_OK) return archive->failed();
+  call.archive_write_set_format_pax_restricted(archive->writer);
+  call.archive_write_set_bytes_per_block(archive->writer, kPiece);
+  call.archive_write_set_bytes_in_last_block(archive->writer, 512);
+  if (call.archive_write_open_fd(archive->writer, archive->fd.get()) != ARCHIVE_OK) return archive->failed();
   return ArchiveWriter(std::move(archive));
 }
 
@@ -166,7 +168,7 @@ const std::string& ArchiveWriter::part() const {
 }
 
 Result<void> ArchiveWriter::finish() {
-  if (::archive_write_close(archive_->writer) != ARCHIVE_OK) return archive_->failed();
+  if (archive::library().archive_write_close(archive_->writer) != ARCHIVE_OK) return archive_->failed();
   if (::fsync(archive_->fd.get()) != 0) {
     return system_error(errno, fmt::format("can't write {}", archive_->path), archive_->path);
   }
@@ -177,7 +179,8 @@ Result<void> extract_archive(const std::string& path, const std::string& directo
                              const std::function<Result<void>(uint64_t done)>& progress) {
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) return system_error(errno, fmt::format("can't open {}", path), path);
-  const std::unique_ptr<::archive, FreeReader> reader(::archive_read_new());
+  const archive::Library& call = *TRY(archive::load_library());
+  const std::unique_ptr<::archive, FreeReader> reader(call.archive_read_new());
   if (!reader) return make_error(ErrorKind::kInternal, "libarchive gives no reader");
   const auto corrupt = [&](const std::string& what) {
     Error error = make_error(ErrorKind::kCorrupt, fmt::format("{} can't be read: {}", path, what));
@@ -185,21 +188,21 @@ Result<void> extract_archive(const std::string& path, const std::string& directo
     return error;
   };
   const auto failed = [&]() {
-    const char* text = ::archive_error_string(reader.get());
+    const char* text = call.archive_error_string(reader.get());
     return corrupt(text == nullptr ? "it is no archive" : text);
   };
-  ::archive_read_support_format_tar(reader.get());
-  if (::archive_read_open_fd(reader.get(), fd.get(), kPiece) != ARCHIVE_OK) return failed();
+  call.archive_read_support_format_tar(reader.get());
+  if (call.archive_read_open_fd(reader.get(), fd.get(), kPiece) != ARCHIVE_OK) return failed();
   std::set<std::string> seen;
   const Utf8Names names;
   for (;;) {
     archive_entry* entry = nullptr;
-    const int next = ::archive_read_next_header(reader.get(), &entry);
+    const int next = call.archive_read_next_header(reader.get(), &entry);
     if (next == ARCHIVE_EOF) break;
     if (next != ARCHIVE_OK) return failed();
     std::string name = name_of(entry);
-    if (::archive_entry_filetype(entry) == AE_IFDIR) continue;
-    if (::archive_entry_filetype(entry) != AE_IFREG || ::archive_entry_hardlink(entry) != nullptr) {
+    if (call.archive_entry_filetype(entry) == AE_IFDIR) continue;
+    if (call.archive_entry_filetype(entry) != AE_IFREG || call.archive_entry_hardlink(entry) != nullptr) {
       return corrupt(fmt::format("'{}' is no file", name));
     }
     if (name.starts_with("./")) name.erase(0, 2);  // as `tar c .` names them
@@ -214,7 +217,7 @@ Result<void> extract_archive(const std::string& path, const std::string& directo
       const void* bytes = nullptr;
       size_t length = 0;
       la_int64_t offset = 0;
-      const int read = ::archive_read_data_block(reader.get(), &bytes, &length, &offset);
+      const int read = call.archive_read_data_block(reader.get(), &bytes, &length, &offset);
       if (read == ARCHIVE_EOF) break;
       if (read != ARCHIVE_OK) return failed();
       for (size_t done = 0; done < length;) {
@@ -224,9 +227,9 @@ Result<void> extract_archive(const std::string& path, const std::string& directo
         if (written < 0) return system_error(errno, fmt::format("can't write {}", target), target);
         done += static_cast<size_t>(written);
       }
-      if (progress) TRY(progress(static_cast<uint64_t>(::archive_filter_bytes(reader.get(), -1))));
+      if (progress) TRY(progress(static_cast<uint64_t>(call.archive_filter_bytes(reader.get(), -1))));
     }
-    if (::ftruncate(file.get(), ::archive_entry_size(entry)) != 0) {
+    if (::ftruncate(file.get(), call.archive_entry_size(entry)) != 0) {
       return system_error(errno, fmt::format("can't write {}", target), target);
     }
   }

@@ -20,13 +20,14 @@ pages() { find . -name '*.md' -not -path './build/*' | sort; }
 reach() {
   case $1 in
     base) echo 'base' ;;
+    archive) echo 'base archive' ;;
     io) echo 'base io' ;;
     check) echo 'base io check' ;;
     crypto) echo 'base io crypto' ;;
     qcow2) echo 'base io crypto qcow2' ;;
     image) echo 'base io crypto qcow2 image' ;;
     nbd) echo 'base io crypto qcow2 image nbd' ;;
-    guestfs) echo 'base guestfs' ;;
+    guestfs) echo 'base archive guestfs' ;;
     domain) echo 'base domain' ;;
     store) echo 'base io crypto qcow2 domain store' ;;
     disk) echo 'base io crypto qcow2 image domain store disk' ;;
@@ -34,8 +35,8 @@ reach() {
     libvirt) echo 'base io crypto qcow2 image domain store disk host libvirt' ;;
     operation) echo 'base io check crypto qcow2 image domain store disk host inspect operation' ;;
     inspect) echo 'base io check crypto qcow2 image domain store disk host inspect' ;;
-    transfer) echo 'base io check crypto qcow2 image domain store disk host inspect operation transfer' ;;
-    cli) echo 'base io check crypto qcow2 image nbd guestfs domain store disk host libvirt operation transfer inspect cli' ;;
+    transfer) echo 'base archive io check crypto qcow2 image domain store disk host inspect operation transfer' ;;
+    cli) echo 'base archive io check crypto qcow2 image nbd guestfs domain store disk host libvirt operation transfer inspect cli' ;;
     *) echo '' ;;
   esac
 }
