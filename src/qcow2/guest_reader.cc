@@ -18,6 +18,8 @@ void fill_zero(std::span<std::byte> buffer) {
 
 // The mapping's L2 tables in memory, for readers.
 constexpr size_t kCacheBytes = size_t{32} << 20;
+// For those who look at every table once: memory that is used again costs less than new memory.
+constexpr size_t kScanBytes = size_t{2} << 20;
 
 }  // namespace
 
@@ -95,7 +97,7 @@ Result<std::vector<PlacedExtent>> placed_extents(Mapping& mapping, std::mutex& m
   while (offset < end) {
     const std::lock_guard lock(mapping_lock);
     const MappedRun run = TRY(mapping.lookup(offset, end - offset, RunJoin::kByPlace));
-    mapping.trim(kCacheBytes);
+    mapping.trim(kScanBytes);
     PlacedExtent extent{offset, run.length, ExtentKind::kData, false, std::nullopt};
     if (run.has_place) extent.host_offset = run.host_offset;
     if (run.kind == MappedRun::Kind::kUnallocated) extent.kind = ExtentKind::kUnallocated;
@@ -122,7 +124,7 @@ Result<std::vector<Extent>> mapping_extents(Mapping& mapping, std::mutex& mappin
   while (offset < end) {
     const std::lock_guard lock(mapping_lock);
     const MappedRun run = TRY(mapping.lookup(offset, end - offset));
-    mapping.trim(kCacheBytes);
+    mapping.trim(kScanBytes);
     ExtentKind kind = ExtentKind::kData;
     if (run.kind == MappedRun::Kind::kUnallocated) kind = ExtentKind::kUnallocated;
     if (run.kind == MappedRun::Kind::kZero) kind = ExtentKind::kZero;

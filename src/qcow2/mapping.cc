@@ -131,6 +131,26 @@ Result<void> Mapping::check(const MappedRun& run, uint64_t guest_offset) const {
   return {};
 }
 
+// Of what lookup() joins, what can be told by comparing entries, whole clusters at a time: data that goes on in the
+// file, and entries that say the same. `run` has been checked, and what is added needs no check then.
+void Mapping::extend(MappedRun& run, const L2Table& table, uint64_t guest_offset, uint64_t max_length) const {
+  using Kind = MappedRun::Kind;
+  const uint64_t cluster_size = format_.cluster_size();
+  if (format_.extended || (guest_offset + run.length) % cluster_size != 0) return;
+  const bool is_data = run.kind == Kind::kData;
+  if (!is_data && (run.has_place || run.kind == Kind::kCompressed)) return;
+  const uint64_t compared = is_data ? ~kEntryCopied : ~uint64_t{0};
+  const uint64_t step = is_data ? cluster_size : 0;
+  uint64_t index = l2_index(guest_offset);
+  uint64_t expected = table.entry(format_, index) & compared;
+  while (run.length < max_length && ++index < entries_per_table()) {
+    expected += step;
+    if ((expected & kOffsetMask) < step) return;  // no offset has so many bits
+    if ((table.entry(format_, index) & compared) != expected) return;
+    run.length += cluster_size;
+  }
+}
+
 Result<MappedRun> Mapping::lookup(uint64_t guest_offset, uint64_t max_length, RunJoin join) {
   using Kind = MappedRun::Kind;
   const uint64_t l1 = l1_index(guest_offset);
@@ -141,6 +161,7 @@ Result<MappedRun> Mapping::lookup(uint64_t guest_offset, uint64_t max_length, Ru
   uint64_t index = l2_index(guest_offset);
   MappedRun run = classify(*t, index, guest_offset & (format_.cluster_size() - 1));
   TRY(check(run, guest_offset));
+  extend(run, *t, guest_offset, max_length);
   // Join what follows while it is of the same kind and, for data, next to it in the file. (Compressed: one cluster.)
   while (run.length < max_length && run.kind != Kind::kCompressed) {
     const uint64_t next_guest = guest_offset + run.length;

@@ -83,6 +83,7 @@ class Mapping {
   Mapping(BlockDevice& file, const EntryFormat& format) : file_(&file), format_(format) {}
   MappedRun classify(const L2Table& table, uint64_t index, uint64_t in_cluster) const;
   Result<void> check(const MappedRun& run, uint64_t guest_offset) const;
+  void extend(MappedRun& run, const L2Table& table, uint64_t guest_offset, uint64_t max_length) const;
 
   BlockDevice* file_;
   EntryFormat format_;

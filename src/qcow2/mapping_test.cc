@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <random>
+
 #include "io/memory_device.h"
 #include "qcow2/image.h"
 #include "qcow2/snapshot_transaction.h"
@@ -132,6 +134,81 @@ TEST_F(HostileMapping, ADiskOfHalfASectorMoreIsADiskOfWholeSectors) {
   poke(*file_, 24, uint64_t{(1 << 20) - 100});
   const auto image = *Image::open(file_, {});
   EXPECT_EQ(*image->size(), (1u << 20) - 512);
+}
+
+// Entries of all kinds, often one that goes on where the last one ended: what lookup() joins is what its clusters are.
+TEST(RunsOfMapping, AreWhatTheirClustersAre) {
+  const unsigned seed = std::random_device()();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937_64 random(seed);
+  for (int round = 0; round < 200 && !testing::Test::HasFailure(); ++round) {
+    EntryFormat format;
+    format.cluster_bits = 9 + static_cast<uint32_t>(random() % 3);
+    format.version = random() % 4 == 0 ? 2 : 3;
+    format.data_file = format.version == 3 && random() % 3 == 0;
+    const uint64_t cluster = format.cluster_size();
+    const uint64_t entries = cluster / 8;
+    constexpr uint64_t kTable = 4096;
+    MemoryDevice file;
+    ASSERT_TRUE(file.resize(uint64_t{1} << 20));
+    poke<uint64_t>(file, 0, kCopied | kTable);
+    uint64_t last = 0;
+    for (uint64_t i = 0; i < entries; ++i) {
+      uint64_t entry = last;  // the same again
+      switch (random() % 8) {
+        case 0:
+          entry = 0;
+          break;
+        case 1:
+          entry = format.version == 3 ? kEntryZero : 0;
+          break;
+        case 2:
+          entry = (format.data_file ? i * cluster : random() % 64 * cluster) | (random() % 2 == 0 ? kCopied : 0);
+          break;
+        case 3:
+          entry = (random() % 64 * cluster) | kEntryZero;
+          break;
+        case 4:
+          entry = kEntryCompressed | random() % 4096;
+          break;
+        case 5:
+          entry = (kOffsetMask & ~(cluster - 1)) | kCopied;
+          break;  // the last place that there is
+        default:
+          entry = (last & ~kCopied) + cluster + (random() % 2 == 0 ? kCopied : 0);
+          break;
+      }
+      poke<uint64_t>(file, kTable + i * 8, entry);
+      last = entry;
+    }
+    auto mapping = Mapping::open(file, format, 0, 1);
+    ASSERT_TRUE(mapping);
+    for (const RunJoin join : {RunJoin::kByKind, RunJoin::kByPlace}) {
+      for (uint64_t start = 0; start < entries; ++start) {
+        const uint64_t guest = start * cluster + random() % cluster;
+        const uint64_t most = 1 + random() % (entries * cluster - guest);
+        const auto run = mapping->lookup(guest, most, join);
+        const auto first = mapping->lookup(guest, std::min(most, cluster - guest % cluster), join);
+        ASSERT_EQ(run.has_value(), first.has_value());
+        if (!run) continue;
+        SCOPED_TRACE(testing::Message() << "from " << guest << " for " << most << ", got " << run->length);
+        ASSERT_LE(run->length, most);
+        // Every cluster of it, and not the one behind it.
+        for (uint64_t at = guest + first->length; at < guest + most; at += cluster) {
+          const auto one = mapping->lookup(at, cluster, join);
+          // Where zeroes would lie is of no interest to who does not ask for it.
+          if (!one && run->kind == MappedRun::Kind::kZero && join == RunJoin::kByKind) break;
+          bool belongs = one.has_value() && one->kind == run->kind && run->kind != MappedRun::Kind::kCompressed;
+          if (belongs && (run->kind == MappedRun::Kind::kData ||
+                          (join == RunJoin::kByPlace && (run->has_place || one->has_place)))) {
+            belongs = one->has_place == run->has_place && one->host_offset == run->host_offset + (at - guest);
+          }
+          EXPECT_EQ(belongs, at < guest + run->length) << "at " << at;
+          if (!belongs) break;
+        }
+      }
+    }
+  }
 }
 
 }  // namespace
