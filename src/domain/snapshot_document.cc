@@ -454,7 +454,7 @@ std::string SnapshotDocument::to_file() const {
 
 std::string SnapshotDocument::to_xml() const {
   xml::Element copy = root();
-  if (const xml::Element* active = copy.child("active")) copy.remove(*active);
+  while (const xml::Element* active = copy.child("active")) copy.remove(*active);
   return copy.to_string() + "\n";
 }
 
