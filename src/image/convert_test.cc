@@ -10,6 +10,7 @@
 #include "io/debug_device.h"
 #include "io/fault_device.h"
 #include "io/memory_device.h"
+#include "qcow2/image.h"
 
 namespace varve::image {
 namespace {
@@ -161,6 +162,59 @@ TEST(Convert, SalvageReadsWhatCantBeMapped) {
   ASSERT_FALSE(strict);
   EXPECT_TRUE(strict.error().message.starts_with("error while reading block status at offset 0: "))
       << strict.error().message;
+}
+
+// Looked at by whole clusters, as they are compressed: also there nobody may be able to say what is data, although a
+// moment ago somebody was.
+class ForgetfulDevice final : public BlockDevice {
+ public:
+  explicit ForgetfulDevice(std::shared_ptr<BlockDevice> below, std::vector<size_t> failing_calls)
+      : below_(std::move(below)), failing_calls_(std::move(failing_calls)) {}
+  Result<std::vector<Extent>> extents(uint64_t offset, uint64_t length) override {
+    if (std::ranges::count(failing_calls_, calls_++) != 0) return make_error(ErrorKind::kIo, "nobody can tell");
+    return below_->extents(offset, length);
+  }
+  Result<void> read_at(uint64_t offset, std::span<std::byte> buffer) override {
+    return below_->read_at(offset, buffer);
+  }
+  Result<void> write_at(uint64_t, std::span<const std::byte>) override { return {}; }
+  Result<void> write_zeroes(uint64_t, uint64_t, ZeroMode) override { return {}; }
+  Result<void> discard(uint64_t, uint64_t) override { return {}; }
+  Result<void> flush() override { return {}; }
+  Result<uint64_t> size() override { return below_->size(); }
+  Result<void> resize(uint64_t) override { return {}; }
+  DeviceCapabilities capabilities() const override { return below_->capabilities(); }
+  const std::string& name() const override { return below_->name(); }
+  size_t calls() const { return calls_; }
+
+ private:
+  std::shared_ptr<BlockDevice> below_;
+  std::vector<size_t> failing_calls_;
+  size_t calls_ = 0;
+};
+
+TEST(Convert, SalvageCompressesWhatCantBeMapped) {
+  auto memory = std::make_shared<MemoryDevice>("device", 2 * kMiB);
+  fill(*memory, 0, 2 * kMiB, 1);
+  size_t calls = 0;
+  // The first look fails, so a quarter is looked at, which is cut to whole clusters and looked at again; that fails
+  // too.
+  for (const std::vector<size_t>& failing : {std::vector<size_t>{0}, {0, 2}, {0, 1, 2, 3, 4, 5, 6, 7}, {0, 2, 3, 4}}) {
+    SCOPED_TRACE(testing::PrintToString(failing));
+    ForgetfulDevice source(memory, failing);
+    const auto file = std::make_shared<MemoryDevice>();
+    ASSERT_TRUE(qcow2::Image::create(*file, {.size = 2 * kMiB}));
+    const auto target = *qcow2::Image::open(file, {.writable = true});
+    size_t unknown = 0;
+    const Salvage salvage{.unreadable = [](uint64_t, const Error&) { ADD_FAILURE(); },
+                          .unknown = [&](uint64_t, const Error&) { ++unknown; }};
+    const auto done = convert({{{&source}, 2 * kMiB}}, *target, {.compress_into = target.get(), .salvage = salvage});
+    ASSERT_TRUE(done) << done.error().message;
+    EXPECT_EQ(contents(*target), std::vector<std::byte>(2 * kMiB, std::byte{1}));
+    EXPECT_EQ(unknown != 0, failing.size() > 1);
+    calls = std::max(calls, source.calls());
+  }
+  EXPECT_GT(calls, 8u);
 }
 
 TEST(Convert, ReportsProgressUpToTheEnd) {

@@ -299,19 +299,10 @@ Result<OpenImage> open_image(const std::string& path, const OpenOptions& options
 
 namespace {
 
-void append(std::vector<Extent>& extents, Extent extent) {
-  if (extent.length == 0) return;
-  if (!extents.empty() && extents.back().kind == extent.kind) {
-    extents.back().length += extent.length;
-  } else {
-    extents.push_back(extent);
-  }
-}
-
 Result<void> append_visible(std::span<BlockDevice* const> layers, uint64_t offset, uint64_t length,
                             std::vector<Extent>& result) {
   if (layers.empty()) {
-    append(result, {offset, length, ExtentKind::kZero});
+    append_extent(result, {offset, length, ExtentKind::kZero});
     return {};
   }
   uint64_t covered = 0;
@@ -320,10 +311,10 @@ Result<void> append_visible(std::span<BlockDevice* const> layers, uint64_t offse
     if (extent.kind == ExtentKind::kUnallocated) {
       TRY(append_visible(layers.subspan(1), extent.offset, extent.length, result));
     } else {
-      append(result, extent);
+      append_extent(result, extent);
     }
   }
-  append(result, {offset + covered, length - covered, ExtentKind::kZero});  // beyond a short backing file
+  append_extent(result, {offset + covered, length - covered, ExtentKind::kZero});  // beyond a short backing file
   return {};
 }
 

@@ -39,6 +39,16 @@ struct Extent {
   bool operator==(const Extent&) const = default;
 };
 
+// Adds one that begins where the last one ends; of the same kind, they become one. One without length is left out.
+inline void append_extent(std::vector<Extent>& extents, const Extent& next) {
+  if (next.length == 0) return;
+  if (!extents.empty() && extents.back().kind == next.kind) {
+    extents.back().length += next.length;
+  } else {
+    extents.push_back(next);
+  }
+}
+
 struct DeviceCapabilities {
   bool can_write = false;
   bool can_grow = false;         // resize up, writes past the end

@@ -60,15 +60,6 @@ int call_fallocate(int fd, int mode, uint64_t offset, uint64_t length) {
   return r == 0 ? 0 : errno;
 }
 
-void append(std::vector<Extent>& extents, Extent next) {
-  if (next.length == 0) return;
-  if (!extents.empty() && extents.back().kind == next.kind) {
-    extents.back().length += next.length;
-  } else {
-    extents.push_back(next);
-  }
-}
-
 }  // namespace
 
 Result<std::unique_ptr<FileDevice>> FileDevice::open(const std::string& path, Access access, LockRequest lock) {
@@ -364,19 +355,19 @@ Result<std::vector<Extent>> FileDevice::extents(uint64_t offset, uint64_t length
     const off_t data =
         is_block_device_ ? static_cast<off_t>(position) : ::lseek(fd_.get(), static_cast<off_t>(position), SEEK_DATA);
     if (data < 0 && errno == ENXIO) {  // no data from here to the end
-      append(result, {position, end - position, ExtentKind::kZero});
+      append_extent(result, {position, end - position, ExtentKind::kZero});
       break;
     }
     if (data < 0 && errno != EINVAL) return failed(errno, "map", end - position, position);
     const uint64_t data_start = data < 0 ? position : std::min(static_cast<uint64_t>(data), end);
-    append(result, {position, data_start - position, ExtentKind::kZero});
+    append_extent(result, {position, data_start - position, ExtentKind::kZero});
     if (data_start == end) break;
 
     const off_t hole =
         is_block_device_ || data < 0 ? -1 : ::lseek(fd_.get(), static_cast<off_t>(data_start), SEEK_HOLE);
     // Without a hole (or an answer: the file may have shrunk meanwhile) the rest is data.
     const uint64_t data_end = hole < 0 ? end : std::min(static_cast<uint64_t>(hole), end);
-    append(result, {data_start, data_end - data_start, ExtentKind::kData});
+    append_extent(result, {data_start, data_end - data_start, ExtentKind::kData});
     position = data_end;
   }
   return result;

@@ -9,18 +9,6 @@
 
 namespace varve {
 
-namespace {
-
-void append(std::vector<Extent>& extents, Extent next) {
-  if (next.length == 0) return;
-  if (!extents.empty() && extents.back().kind == next.kind)
-    extents.back().length += next.length;
-  else
-    extents.push_back(next);
-}
-
-}  // namespace
-
 Result<std::unique_ptr<RehearsalDevice>> RehearsalDevice::over(std::unique_ptr<BlockDevice> original) {
   const uint64_t size = TRY(original->size());
   return std::unique_ptr<RehearsalDevice>(new RehearsalDevice(std::move(original), size));
@@ -56,7 +44,7 @@ Result<std::vector<Extent>> RehearsalDevice::original_extents(uint64_t begin, ui
   std::vector<Extent> result;
   const uint64_t there = std::clamp(original_size_, begin, end);
   if (begin < there) result = TRY(original_->extents(begin, there - begin));
-  append(result, {there, end - there, ExtentKind::kZero});
+  append_extent(result, {there, end - there, ExtentKind::kZero});
   return result;
 }
 
@@ -67,12 +55,12 @@ Result<std::vector<Extent>> RehearsalDevice::extents_now(uint64_t begin, uint64_
   for (uint64_t at = begin; at < end;) {
     const uint64_t next = it == pieces_.end() ? end : std::clamp(it->first, at, end);
     if (at < next) {
-      for (const Extent& extent : TRY(original_extents(at, next))) append(result, extent);
+      for (const Extent& extent : TRY(original_extents(at, next))) append_extent(result, extent);
       at = next;
       continue;
     }
     const uint64_t piece_end = std::min(it->second.end, end);
-    append(result, {at, piece_end - at, it->second.kind == Kind::kHole ? ExtentKind::kZero : ExtentKind::kData});
+    append_extent(result, {at, piece_end - at, it->second.kind == Kind::kHole ? ExtentKind::kZero : ExtentKind::kData});
     at = piece_end;
     ++it;
   }

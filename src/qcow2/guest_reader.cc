@@ -128,10 +128,7 @@ Result<std::vector<Extent>> mapping_extents(Mapping& mapping, std::mutex& mappin
     ExtentKind kind = ExtentKind::kData;
     if (run.kind == MappedRun::Kind::kUnallocated) kind = ExtentKind::kUnallocated;
     if (run.kind == MappedRun::Kind::kZero) kind = ExtentKind::kZero;
-    if (!extents.empty() && extents.back().kind == kind)
-      extents.back().length += run.length;
-    else
-      extents.push_back({offset, run.length, kind});
+    append_extent(extents, {offset, run.length, kind});
     offset += run.length;
   }
   return extents;
