@@ -215,7 +215,14 @@ Result<void> Operation::make_images() {
     TRY(host_.journal().write(undo));
     for (const NewImage& image : new_images_) {
       host_.journal().step(fmt::format("fill {}", image.path));
-      TRY(image.fill(host_.layout()));
+      const auto filled = image.fill(host_.layout());
+      if (filled) continue;
+      // What somebody else writes to meanwhile is theirs.
+      const ErrorKind kind = filled.error().kind;
+      if (kind == ErrorKind::kAlreadyExists || kind == ErrorKind::kInUse) {
+        std::erase(undo.removed_images, image.path);
+      }
+      return filled;
     }
     return {};
   };

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <fstream>
 
 #include "crash/domain_operations.h"
 #include "crash/examined_states.h"
@@ -142,6 +143,25 @@ TEST(CreateDomainCrashTest, ADomainIsMadeWithAllItsImagesOrNotAtAll) {
     for (const int disk : {0, 1}) run_ok({"qemu-img", "check", "-f", "qcow2", image_path(root, disk)});
   }
   EXPECT_GE(step, 8);
+}
+
+// Between the claim of a name and its image somebody else writes to it.
+TEST(CreateDomainCrashTest, WhatSomebodyElseWroteMeanwhileStays) {
+  const TempDir dir;
+  const std::string root = dir / "host";
+  const auto write = [&](std::string_view step) {
+    if (!step.starts_with("fill ") || !step.ends_with("vm-2.qcow2")) return;
+    std::ofstream(image_path(root, 1)) << "theirs";
+  };
+  const auto made = run_on(root, write, create_domain("vm", 2));
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().kind, ErrorKind::kAlreadyExists) << made.error().message;
+  EXPECT_EQ(read_whole_file(image_path(root, 1)), "theirs");
+  EXPECT_FALSE(std::filesystem::exists(image_path(root, 0)));
+  const auto host = DirectoryHost::open(root, {});
+  ASSERT_TRUE(host) << host.error().message;
+  EXPECT_FALSE(*(*host)->definitions().exists("vm"));
+  EXPECT_EQ(read_whole_file(image_path(root, 1)), "theirs");
 }
 
 }  // namespace
