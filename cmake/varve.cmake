@@ -75,6 +75,7 @@ function(varve_loads module variable library)
     message(FATAL_ERROR "${library} is no shared library that could be loaded when it is needed")
   endif()
   target_compile_definitions(varve_${module} PRIVATE ${variable}="${CMAKE_MATCH_1}")
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${library})  # another one may have another name
 endfunction()
 
 # varve_test(NAME SOURCES … DEPENDS modules… LIBRARIES …) — one GoogleTest binary, its cases registered in ctest.

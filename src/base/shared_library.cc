@@ -7,10 +7,12 @@ namespace varve {
 
 namespace {
 
-Error unusable(const std::string& file) {
+// The loader's reason begins with the library's name.
+Error unusable(const char* file) {
   const char* reason = ::dlerror();
-  return make_error(ErrorKind::kUnsupported, fmt::format("the library {} can't be used: {}", file,
-                                                         reason == nullptr ? "no reason given" : reason));
+  return make_error(ErrorKind::kUnsupported,
+                    fmt::format("a library can't be used: {}", reason == nullptr ? file : reason))
+      .with_note(fmt::format("{} has to be installed, as new as the one that varve was built with", file));
 }
 
 }  // namespace
@@ -23,7 +25,7 @@ Result<SharedLibrary> SharedLibrary::load(const char* file) {
 
 Result<void*> SharedLibrary::address_of(const char* name) const {
   void* address = ::dlsym(handle_, name);
-  if (address == nullptr) return unusable(file_);
+  if (address == nullptr) return unusable(file_.c_str());
   return address;
 }
 

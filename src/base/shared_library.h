@@ -7,7 +7,6 @@
 #pragma once
 
 #include <mutex>
-#include <optional>
 #include <string>
 
 #include "base/result.h"
@@ -42,20 +41,20 @@ class OnDemand {
   constexpr explicit OnDemand(Result<Functions> (*find)()) : find_(find) {}
 
   Result<const Functions*> load() {
-    std::call_once(once_, [this] { found_ = find_(); });
+    std::call_once(once_, [this] { found_ = new Result<Functions>(find_()); });
     if (!*found_) return found_->error();
     return &**found_;
   }
   // After load() has succeeded in this thread, or in one that this one has heard from since.
   const Functions& get() const {
-    CHECK(found_ && *found_);
+    CHECK(found_ != nullptr && *found_);
     return **found_;
   }
 
  private:
   Result<Functions> (*find_)();
   std::once_flag once_;
-  std::optional<Result<Functions>> found_;
+  const Result<Functions>* found_ = nullptr;  // never deleted: what is destroyed at the end of the process may need it
 };
 
 }  // namespace varve

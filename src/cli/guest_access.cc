@@ -101,7 +101,7 @@ Error stopped() {
 }
 
 Error unless_interrupted(Error error) {
-  return interrupted() ? stopped() : error;
+  return interrupted() ? stopped() : std::move(error);
 }
 
 Result<std::vector<DiskPoint>> points_to_look_into(Host& host, const GuestRequest& request) {

@@ -45,7 +45,7 @@ HostEvents events_for(Context& context, const std::string& command) {
 
 // $NAME, or what it is where nobody says otherwise (XDG Base Directory Specification).
 std::string user_directory(const char* name, const char* below_home) {
-  const std::string said = environment(name);
+  std::string said = environment(name);
   if (!said.empty() || environment("HOME").empty()) return said;
   return environment("HOME") + below_home;
 }

@@ -65,7 +65,7 @@ uint64_t thread_nanoseconds() {
 }  // namespace
 
 void cleanse(std::span<std::byte> bytes) {
-  ::explicit_bzero(bytes.data(), bytes.size());
+  if (!bytes.empty()) ::explicit_bzero(bytes.data(), bytes.size());
 }
 
 std::optional<HashAlgorithm> hash_named(std::string_view name) {

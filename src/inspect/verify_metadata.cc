@@ -31,13 +31,16 @@ class Examiner {
   }
 
   void report_unreadable(const std::string& name, const Error& error) {
+    // Of a file that could not be looked at, nothing is known.
     const bool is_forbidden = error.kind == ErrorKind::kPermission || error.kind == ErrorKind::kIo;
-    report(FindingKind::kUnreadableMetadata, is_forbidden ? Severity::kUnknown : Severity::kError, name,
-           fmt::format("its metadata can't be understood: {}", error.message),
-           is_forbidden ? "look again as a user who may read it"
-                        : "mend the file by hand; or `--repair` keeps it aside, and what the images hold under that "
-                          "name can then be adopted",
-           !is_forbidden);
+    const bool is_unknown = is_forbidden || error.kind == ErrorKind::kUnsupported;
+    const char* remedy =
+        "mend the file by hand; or `--repair` keeps it aside, and what the images hold under that "
+        "name can then be adopted";
+    if (is_unknown) remedy = "look again where that is there";
+    if (is_forbidden) remedy = "look again as a user who may read it";
+    report(FindingKind::kUnreadableMetadata, is_unknown ? Severity::kUnknown : Severity::kError, name,
+           fmt::format("its metadata can't be understood: {}", error.message), remedy, !is_unknown);
   }
 
   void report_misnamed(const std::string& file, const std::string& name, bool is_free) {

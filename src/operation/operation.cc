@@ -206,6 +206,7 @@ Result<void> Operation::make_images() {
   undo.domain = record_.domain;
   undo.domain_uuid = record_.domain_uuid;
   undo.operation = record_.operation;
+  std::optional<size_t> filled;  // so many, once all names are claimed
   const auto work = [&]() -> Result<void> {
     for (const NewImage& image : new_images_) {
       host_.journal().step(fmt::format("claim {}", image.path));
@@ -213,27 +214,30 @@ Result<void> Operation::make_images() {
       undo.removed_images.push_back(image.path);
     }
     TRY(host_.journal().write(undo));
+    filled = 0;
     for (const NewImage& image : new_images_) {
       host_.journal().step(fmt::format("fill {}", image.path));
-      const auto filled = image.fill(host_.layout());
-      if (filled) continue;
-      // What somebody else writes to meanwhile is theirs.
-      const ErrorKind kind = filled.error().kind;
-      if (kind == ErrorKind::kAlreadyExists || kind == ErrorKind::kInUse) {
-        std::erase(undo.removed_images, image.path);
-      }
-      return filled;
+      TRY(image.fill(host_.layout()));
+      ++*filled;
     }
     return {};
   };
   auto worked = work();
   if (worked) return {};
-  for (const NewImage& image : new_images_) {
-    if (std::ranges::find(undo.removed_images, image.path) != undo.removed_images.end()) {
-      image.unclaim(host_.layout());
-    }
+  // What somebody else has written to meanwhile is theirs. Before anything goes, no record says otherwise.
+  const ErrorKind kind = worked.error().kind;
+  const bool was_taken = kind == ErrorKind::kAlreadyExists || kind == ErrorKind::kInUse;
+  std::vector<const NewImage*> ours;
+  for (size_t i = 0; i < undo.removed_images.size(); ++i) {
+    const NewImage& image = new_images_[i];
+    const bool was_filled = filled && (i < *filled || (i == *filled && !was_taken));
+    const bool is_as_claimed = (!filled || i > *filled) && image.check_free(host_.layout());
+    if (was_filled || is_as_claimed) ours.push_back(&image);
   }
-  TRY(host_.journal().clear(record_.domain));
+  const bool are_all_ours = ours.size() == undo.removed_images.size();
+  if (!are_all_ours) TRY(host_.journal().clear(record_.domain));
+  for (const NewImage* image : ours) image->unclaim(host_.layout());
+  if (are_all_ours) TRY(host_.journal().clear(record_.domain));
   return worked;
 }
 

@@ -94,10 +94,12 @@ Result<void> GuestReader::read(Mapping& mapping, std::mutex* mapping_lock, Block
 Result<std::vector<PlacedExtent>> placed_extents(Mapping& mapping, std::mutex& mapping_lock, uint64_t offset,
                                                  uint64_t end) {
   std::vector<PlacedExtent> extents;
+  std::optional<uint64_t> table;
   while (offset < end) {
     const std::lock_guard lock(mapping_lock);
+    if (table != mapping.l1_index(offset)) mapping.trim(kScanBytes);  // done with the last one
+    table = mapping.l1_index(offset);
     const MappedRun run = TRY(mapping.lookup(offset, end - offset, RunJoin::kByPlace));
-    mapping.trim(kScanBytes);
     PlacedExtent extent{offset, run.length, ExtentKind::kData, false, std::nullopt};
     if (run.has_place) extent.host_offset = run.host_offset;
     if (run.kind == MappedRun::Kind::kUnallocated) extent.kind = ExtentKind::kUnallocated;

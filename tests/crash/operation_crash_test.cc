@@ -145,23 +145,31 @@ TEST(CreateDomainCrashTest, ADomainIsMadeWithAllItsImagesOrNotAtAll) {
   EXPECT_GE(step, 8);
 }
 
-// Between the claim of a name and its image somebody else writes to it.
+// Between the claim of a name and its image somebody else writes to it: the first one or the second, before its turn or
+// long before.
 TEST(CreateDomainCrashTest, WhatSomebodyElseWroteMeanwhileStays) {
-  const TempDir dir;
-  const std::string root = dir / "host";
-  const auto write = [&](std::string_view step) {
-    if (!step.starts_with("fill ") || !step.ends_with("vm-2.qcow2")) return;
-    std::ofstream(image_path(root, 1)) << "theirs";
-  };
-  const auto made = run_on(root, write, create_domain("vm", 2));
-  ASSERT_FALSE(made);
-  EXPECT_EQ(made.error().kind, ErrorKind::kAlreadyExists) << made.error().message;
-  EXPECT_EQ(read_whole_file(image_path(root, 1)), "theirs");
-  EXPECT_FALSE(std::filesystem::exists(image_path(root, 0)));
-  const auto host = DirectoryHost::open(root, {});
-  ASSERT_TRUE(host) << host.error().message;
-  EXPECT_FALSE(*(*host)->definitions().exists("vm"));
-  EXPECT_EQ(read_whole_file(image_path(root, 1)), "theirs");
+  for (const int theirs : {0, 1}) {
+    for (const std::string before : {"vm.qcow2", "vm-2.qcow2"}) {
+      if (theirs == 0 && before == "vm-2.qcow2") continue;  // it is an image by then
+      SCOPED_TRACE(testing::Message() << theirs << " written before the turn of " << before);
+      const TempDir dir;
+      const std::string root = dir / "host";
+      const auto write = [&](std::string_view step) {
+        if (!step.starts_with("fill ") || !step.ends_with("/" + before)) return;
+        std::ofstream(image_path(root, theirs)) << "theirs";
+        // And the first one can't be filled, for another reason.
+        if (theirs == 1 && before == "vm.qcow2") std::filesystem::remove(image_path(root, 0));
+      };
+      const auto made = run_on(root, write, create_domain("vm", 2));
+      ASSERT_FALSE(made);
+      EXPECT_EQ(read_whole_file(image_path(root, theirs)), "theirs");
+      EXPECT_FALSE(std::filesystem::exists(image_path(root, 1 - theirs)));
+      const auto host = DirectoryHost::open(root, {});
+      ASSERT_TRUE(host) << host.error().message;
+      EXPECT_FALSE(*(*host)->definitions().exists("vm"));
+      EXPECT_EQ(read_whole_file(image_path(root, theirs)), "theirs");
+    }
+  }
 }
 
 }  // namespace
