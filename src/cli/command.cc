@@ -74,6 +74,11 @@ int run_as_qemu_img(const std::vector<std::string>& arguments) {
 
 int run_command(const std::vector<std::string>& arguments) {
   Context context("varve");
+  const std::optional<size_t> image = position_of_image(arguments);
+  // With nothing of ours before it there is nothing to parse, and that would be a fifth of a short command's time.
+  if (image == 0) {
+    return finish(context.output, run_image_command(context.output, {arguments.begin() + 1, arguments.end()}, false));
+  }
   CLI::App app("Snapshots of KVM/QEMU virtual machines", "varve");
   app.set_version_flag("--version", version_text(), "Print the version and which optional parts are in");
   app.set_help_all_flag("--help-all", "Print the help of every command");
@@ -85,11 +90,7 @@ int run_command(const std::vector<std::string>& arguments) {
   app.add_flag("--dry-run", context.options.dry_run, "Print what would be done, and do nothing");
   app.require_subcommand(1);
   app.fallthrough();  // global options may also stand behind the verb
-  const std::optional<size_t> image = position_of_image(arguments);
-  // Who says `image` first asks for no help about the other nouns, and gets by without them: a fifth of its start.
-  if (image != 0) {
-    for (const AddNoun add : kNouns) add(app, context);
-  }
+  for (const AddNoun add : kNouns) add(app, context);
   app.add_subcommand("image", "Disk images: create, info, convert, commit, rebase and more, spelled as qemu-img's");
 
   const auto ours_end = arguments.begin() + static_cast<ptrdiff_t>(image ? *image + 1 : arguments.size());
