@@ -4,8 +4,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cerrno>
-#include <cstdlib>
 #include <ctime>
 #include <filesystem>
 #include <functional>
@@ -29,6 +27,7 @@
 #include "transfer/incremental_import.h"
 #include "transfer/transfer.h"
 #include "transfer/transfer_state.h"
+#include "transfer/unpack_directory.h"
 
 namespace varve::cli {
 
@@ -311,31 +310,6 @@ Result<std::string> choose_domain(const Layout& layout, const std::string& said)
       .with_note("say which: `varve vm import DIRECTORY VM`");
 }
 
-// What an archive is unpacked into, where its images are going to be; gone with everything that is left in it.
-class Unpacked {
- public:
-  static Result<Unpacked> make(const Host& host, const std::string& images) {
-    const std::string parent = images.empty() ? host.images_directory() : images;
-    std::string path = TRY(host.layout().make_directories(parent)) + "/.varve-import-XXXXXX";
-    if (::mkdtemp(path.data()) == nullptr) {
-      return system_error(errno, fmt::format("can't make a directory to unpack into at {}", path), path);
-    }
-    Unpacked unpacked(std::move(path));
-    return unpacked;
-  }
-  Unpacked(Unpacked&& other) noexcept : path_(std::exchange(other.path_, {})) {}
-  Unpacked& operator=(Unpacked&&) = delete;
-  ~Unpacked() {
-    std::error_code failed;
-    if (!path_.empty()) std::filesystem::remove_all(path_, failed);
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  explicit Unpacked(std::string path) : path_(std::move(path)) {}
-  std::string path_;
-};
-
 // `before_end`: where the source is a copy that nobody needs any more; what becomes of it then.
 Result<ExitCode> import_from(Context& context, Host& host, const std::string& directory, const Request& request,
                              const std::function<Result<void>()>& before_end) {
@@ -502,7 +476,8 @@ Result<ExitCode> import_domain(Context& context, const Request& request) {
   TRY(host->check_writable());
   TRY(host->check_images_are_here());
   const uint64_t bytes = std::filesystem::file_size(path, unknown);
-  const Unpacked unpacked = TRY(Unpacked::make(*host, tidy(request.images)));
+  const std::string images = request.images.empty() ? host->images_directory() : tidy(request.images);
+  const UnpackDirectory unpacked = TRY(UnpackDirectory::make(TRY(host->layout().make_directories(images))));
   SpaceNeeds space;
   space.add(unpacked.path(), bytes);
   TRY(space.check());
