@@ -12,17 +12,21 @@ namespace varve::test {
 
 namespace {
 
-// $1: the tree, $2: a directory for everything else. Runs as process 1 of its namespace: when its standard input ends,
-// so do it and every daemon and guest in there.
+// $1: the tree, $2: a directory for everything else, $3: where the build keeps what libvirtd found out about QEMU. Runs
+// as process 1 of its namespace: when its standard input ends, so do it and every daemon and guest in there.
 //  - A /dev/kvm that libvirt's user cannot open makes libvirtd throw away its capability cache at every look-up (a
 //    define takes a minute), so it gets a node of its own that the group kvm can open. The host's is not touched.
 //  - File systems that other tests have mounted are let go of: here they would live on after these unmount them.
 //  - virtlogd must be there first.
+//  - To find out what QEMU can do, libvirtd starts every QEMU that is installed. That takes a second and, once in a
+//  long
+//    while, for ever (QEMU's monitor waits for a connection that it has already had). Its cache of that knows by itself
+//    whether it is still right; so one libvirtd finds out, and the next ones begin with what it wrote.
 //  - Guests become children of process 1 and must be reaped, or libvirtd waits a minute for one that it destroyed to
 //    go away: so the shell waits, and a child of its reads.
 constexpr const char* kScript = R"(
 set -e
-root=$1 scratch=$2
+root=$1 scratch=$2 known=$3
 mount --make-rprivate /
 sed 's/^[^ ]* [^ ]* [^ ]* [^ ]* \([^ ]*\) .*/\1/' /proc/self/mountinfo | grep varve-test- | while read -r mounted; do
   case $root/ in
@@ -37,6 +41,8 @@ if [ -e /dev/kvm ] && getent group kvm >/dev/null; then
     mount --bind "$scratch/dev/kvm" /dev/kvm
   fi
 fi
+mkdir -p "$known" "$scratch/cache/qemu/capabilities"
+cp "$known"/*.xml "$scratch/cache/qemu/capabilities/" 2>/dev/null || true
 mount --bind "$scratch/run" /run
 mount --bind "$root/etc/libvirt" /etc/libvirt
 mount --bind "$root/var/lib" /var/lib
@@ -58,6 +64,13 @@ echo "libvirtd is up"
 exec 3<&0
 (read -r line <&3 || true) &
 wait $!
+for found in "$scratch"/cache/qemu/capabilities/*.xml; do
+  if [ -e "$found" ] && [ ! -e "$known/${found##*/}" ]; then
+    new=$(mktemp "$known/XXXXXX")
+    cp "$found" "$new"
+    mv "$new" "$known/${found##*/}"
+  fi
+done
 )";
 
 }  // namespace
@@ -81,9 +94,9 @@ Libvirtd::~Libvirtd() {
 }
 
 void Libvirtd::start() {
-  process_ = std::make_unique<BackgroundProcess>(std::vector<std::string>{"unshare", "--mount", "--pid", "--fork",
-                                                                          "--kill-child", "--mount-proc", "sh", "-c",
-                                                                          kScript, "libvirtd", root_, scratch_.path()});
+  process_ = std::make_unique<BackgroundProcess>(
+      std::vector<std::string>{"unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c",
+                               kScript, "libvirtd", root_, scratch_.path(), VARVE_BUILD_DIR "/libvirt-capabilities"});
   EXPECT_TRUE(process_->wait_for("libvirtd is up", std::chrono::seconds(60))) << process_->output();
 }
 
