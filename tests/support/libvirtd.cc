@@ -17,6 +17,8 @@ namespace {
 //  - A /dev/kvm that libvirt's user cannot open makes libvirtd throw away its capability cache at every look-up (a
 //    define takes a minute), so it gets a node of its own that the group kvm can open. The host's is not touched.
 //  - File systems that other tests have mounted are let go of: here they would live on after these unmount them.
+//  - Control groups are the host's, and called after a machine's number and name: two libvirtds with a first machine "vm"
+//    would take them away from each other. Without any, libvirtd does without.
 //  - virtlogd must be there first.
 //  - To find out what QEMU can do, libvirtd starts every QEMU that is installed. That takes a second and, once in a
 //  long
@@ -43,6 +45,7 @@ if [ -e /dev/kvm ] && getent group kvm >/dev/null; then
 fi
 mkdir -p "$known" "$scratch/cache/qemu/capabilities"
 cp "$known"/*.xml "$scratch/cache/qemu/capabilities/" 2>/dev/null || true
+if mountpoint -q /sys/fs/cgroup; then umount --recursive --lazy /sys/fs/cgroup; fi
 mount --bind "$scratch/run" /run
 mount --bind "$root/etc/libvirt" /etc/libvirt
 mount --bind "$root/var/lib" /var/lib
