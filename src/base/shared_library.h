@@ -1,6 +1,6 @@
-// Libraries of others that are loaded when something first needs them. A command starts in a third of the time without
-// those that it has no use for: for most commands that is libcrypto, libarchive and libxml2 with what they load in turn
-// (docs/decisions/013-libraries-when-needed.md).
+// Libraries of others that are loaded when something first needs them. A command takes half of the page faults to start
+// without those that it has no use for: for `image` that is libcrypto, libarchive and libxml2, with what they load in
+// turn (docs/decisions/013-libraries-when-needed.md).
 //
 // A module that uses such a library includes its headers, and has a struct with a pointer for each of its functions:
 // named like them, so that the compiler checks every call.

@@ -37,7 +37,7 @@ class Examiner {
     const char* remedy =
         "mend the file by hand; or `--repair` keeps it aside, and what the images hold under that "
         "name can then be adopted";
-    if (is_unknown) remedy = "look again where that is there";
+    if (is_unknown) remedy = "look again once what is missing is installed";
     if (is_forbidden) remedy = "look again as a user who may read it";
     report(FindingKind::kUnreadableMetadata, is_unknown ? Severity::kUnknown : Severity::kError, name,
            fmt::format("its metadata can't be understood: {}", error.message), remedy, !is_unknown);

@@ -17,12 +17,11 @@ namespace {
 //  - A /dev/kvm that libvirt's user cannot open makes libvirtd throw away its capability cache at every look-up (a
 //    define takes a minute), so it gets a node of its own that the group kvm can open. The host's is not touched.
 //  - File systems that other tests have mounted are let go of: here they would live on after these unmount them.
-//  - Control groups are the host's, and called after a machine's number and name: two libvirtds with a first machine "vm"
-//    would take them away from each other. Without any, libvirtd does without.
+//  - Control groups are the host's, and called after a machine's number and name: two libvirtds with a first machine
+//    "vm" would take them away from each other. Without any, libvirtd does without.
 //  - virtlogd must be there first.
 //  - To find out what QEMU can do, libvirtd starts every QEMU that is installed. That takes a second and, once in a
-//  long
-//    while, for ever (QEMU's monitor waits for a connection that it has already had). Its cache of that knows by itself
+//    long while, for ever (QEMU's monitor waits for a connection that it has already had). Its cache knows by itself
 //    whether it is still right; so one libvirtd finds out, and the next ones begin with what it wrote.
 //  - Guests become children of process 1 and must be reaped, or libvirtd waits a minute for one that it destroyed to
 //    go away: so the shell waits, and a child of its reads.
